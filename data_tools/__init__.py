@@ -1,0 +1,1 @@
+"""Collect, validate, synthesise and convert data. Imports the core only."""

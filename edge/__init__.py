@@ -1,0 +1,1 @@
+"""What runs beside the machine: cameras, PLCs, agent. No torch here."""

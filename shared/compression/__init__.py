@@ -1,0 +1,1 @@
+"""Smaller and faster packages, with proof of what that cost."""

@@ -1,0 +1,1 @@
+"""Safety and security events from camera streams."""

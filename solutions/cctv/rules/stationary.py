@@ -1,0 +1,384 @@
+"""Things left and things taken: what is new and stays, and what is gone.
+
+Both leave the same mark: a region that differs from the background and then stays as it is. Which of the two it is says
+the outline of the region: where something stands there now, the picture has an edge along it, where it stood before,
+the background has (Spengler and Schiele 2003; Ferrando et al. 2006). People and vehicles, moving or at rest, are
+tracked and are no objects; where one stood while the background was learned, nothing is concluded from its going.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.io.frames import Bgr
+from solutions.cctv.config import MOVERS, PERSON, AbandonedObject, RemovedObject
+from solutions.cctv.rules.subjects import place_of
+from solutions.cctv.scene import MOVING, Box, Scene, Signal, View
+
+_WIDTH = 320
+_EVERY_S = 0.2
+_DIFFERS = 22.0
+_STILL = 9.0
+_LEARN_S = 1.0
+_SLOW_S = 40.0
+_FAST_S = 0.3
+_OUTLINE = 1.35
+"""By which the edge along an outline must be stronger in one picture than in the other."""
+_LEAST_EDGE = 30.0
+_SAME_EDGES = 0.6
+_LIGHT = 0.35
+"""Of the picture: where so much differs it is the light."""
+_MOST_AREA = 0.08
+_SAME_PLACE = 0.5
+
+Small = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Change:
+    """A region that is not what it was."""
+
+    mask: NDArray[np.bool_]
+    box: Box
+    """In pixels of the frame."""
+    since_s: float
+    left: bool
+    """True: something is there now; False: it was there before."""
+
+
+class Changes:
+    """Regions of one camera's picture that changed and stay so."""
+
+    def __init__(self, min_s: float, min_area: float) -> None:
+        self._min_s, self._min_area = min_s, min_area
+        self._background: Small | None = None
+        self._recent: Small = np.zeros((0, 0, 3), dtype=np.float32)
+        self._tainted = np.zeros((0, 0), dtype=bool)
+        """Where people or vehicles were while the background was learned."""
+        self._unchanged_s = self._moved_s = np.zeros((0, 0))
+        """[h, w] when each pixel was last as the background, and last in motion."""
+        self._began_s = self._last_s = -1e9
+
+    def update(self, scene: Scene) -> list[Change] | None:
+        """Those that have stayed for `min_s`; None where it is not time to look."""
+        now = scene.time_s
+        if now - self._last_s < _EVERY_S - 1e-6:
+            return None
+        small, scale = _reduced(scene.frame.image)
+        if self._background is None or self._background.shape != small.shape:
+            self._start(small, now)
+        assert self._background is not None
+        step, self._last_s = min(now - self._last_s, 2.0), now
+        movers = _covered(scene, small.shape[:2], scale)
+        learning = now - self._began_s < _LEARN_S
+        if learning:
+            self._background += min(step / 0.5, 1.0) * (small - self._background)
+            self._tainted |= movers
+            self._recent = small.copy()
+            return []
+        even = small * _gain(small, self._background)
+        differs = _beyond(even, self._background).max(axis=2) > _DIFFERS
+        still = cv2.absdiff(small, self._recent).max(axis=2) < _STILL
+        self._recent += (1 - np.exp(-step / _FAST_S)) * (small - self._recent)
+        self._unchanged_s[~differs] = now
+        # A pixel counts as at rest again only after it has been still for a while.
+        self._moved_s[~still | movers] = now
+        slow = 1 - float(np.exp(-step / _SLOW_S))
+        calm = ~differs & ~movers
+        self._background[calm] += slow * (small[calm] - self._background[calm])
+        if differs.mean() > _LIGHT:
+            return []
+        lasting = differs & (now - self._moved_s > min(1.0, self._min_s / 2)) & ~movers
+        return self._judged(lasting, even, scale, now)
+
+    def _start(self, small: Small, now: float) -> None:
+        shape = small.shape[:2]
+        self._background, self._recent = small.copy(), small.copy()
+        self._tainted = np.zeros(shape, dtype=bool)
+        self._unchanged_s, self._moved_s = np.full(shape, now), np.full(shape, now)
+        self._began_s = self._last_s = now
+
+    def _judged(self, lasting: NDArray[np.bool_], even: Small, scale: float, now: float) -> list[Change]:
+        assert self._background is not None
+        mask = cv2.morphologyEx(lasting.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+        found = []
+        for row in range(1, count):
+            if not self._min_area * mask.size <= stats[row, cv2.CC_STAT_AREA] <= _MOST_AREA * mask.size:
+                continue
+            region = labels == row
+            since = float(np.median(self._unchanged_s[region]))
+            if now - since < self._min_s:
+                continue
+            if self._tainted[region].mean() > 0.3:
+                self._background[region] = even[region]
+                self._tainted[region] = False
+                continue
+            left = _is_there(region, even, self._background)
+            if left is None or _only_light(region, even, self._background):
+                continue
+            x, y, width, height = (float(each) * scale for each in stats[row, :4])
+            found.append(Change(region, (x, y, x + width, y + height), since, left))
+        return found
+
+
+class _Told:
+    """Changes that were signalled, so that each keeps its name while its outline wavers."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[int, Box, float]] = []
+        self._next = 1
+
+    def find(self, box: Box) -> tuple[int, float] | None:
+        """Number and start of the change that was signalled here."""
+        return next((each[::2] for each in self._known if _overlap(each[1], box) > _SAME_PLACE), None)
+
+    def now(self, changes: list[Change]) -> list[tuple[Change, int, float]]:
+        """These are signalled now: each with its number and its start."""
+        found = []
+        for change in changes:
+            known = self.find(change.box)
+            if known is None:
+                known, self._next = (self._next, change.since_s), self._next + 1
+            found.append((change, *known))
+        self._known = [(number, change.box, since) for change, number, since in found]
+        return found
+
+
+class Abandoned:
+    """Something new that stays, and nobody with it."""
+
+    def __init__(self, rule: AbandonedObject, view: View) -> None:
+        self.rule, self.view = rule, view
+        self._changes = Changes(rule.min_s, rule.min_area)
+        self._told = _Told()
+        self._signals: list[Signal] = []
+
+    def update(self, scene: Scene) -> list[Signal]:
+        """What lies there."""
+        changes = self._changes.update(scene)
+        if changes is None:
+            return self._signals
+        meant = [
+            each
+            for each in changes
+            if each.left
+            and place_of(self.rule.zones, self.view, _middle(each.box))[0]
+            and (self._told.find(each.box) is not None or not self._minded(each.box, scene))
+        ]
+        self._signals = [
+            _signal(
+                "abandoned_object", place_of(self.rule.zones, self.view, _middle(each.box))[1], each.box, since, number
+            )
+            for each, number, since in self._told.now(meant)
+        ]
+        return self._signals
+
+    def _minded(self, box: Box, scene: Scene) -> bool:
+        """Whether a person is near enough to be its owner."""
+        for track in scene.tracks:
+            if track.label == PERSON:
+                tall = track.box[3] - track.box[1]
+                apart_x = max(track.box[0] - box[2], box[0] - track.box[2], 0.0)
+                apart_y = max(track.box[1] - box[3], box[1] - track.box[3], 0.0)
+                if np.hypot(apart_x, apart_y) < self.rule.owner_distance * tall:
+                    return True
+        return False
+
+
+class Removed:
+    """Something that was there is gone; with zones, each is a place of its own."""
+
+    def __init__(self, rule: RemovedObject, view: View) -> None:
+        self._changes = Changes(rule.min_s, rule.min_area)
+        self._zones = {name: view.zones[name] for name in rule.zones}
+        self._places = {name: _Place(polygon, rule.min_s) for name, polygon in self._zones.items()}
+        self._told = _Told()
+        self._signals: list[Signal] = []
+
+    def update(self, scene: Scene) -> list[Signal]:
+        """What is gone."""
+        if self._places:
+            found = [(name, place.update(scene)) for name, place in self._places.items()]
+            return [
+                _signal("removed_object", name, _around(self._zones[name]), since)
+                for name, since in found
+                if since is not None
+            ]
+        changes = self._changes.update(scene)
+        if changes is not None:
+            gone = self._told.now([each for each in changes if not each.left])
+            self._signals = [_signal("removed_object", None, each.box, since, number) for each, number, since in gone]
+        return self._signals
+
+
+class _Place:
+    """One watched place: what it looks like with its object and without."""
+
+    def __init__(self, polygon: NDArray[np.float32], min_s: float) -> None:
+        self._polygon, self._min_s = polygon, min_s
+        self._full: Small | None = None
+        self._empty: Small | None = None
+        self._last: Small | None = None
+        self._last_s = self._moved_s = self._full_s = -1e9
+        self._gone_since: float | None = None
+
+    def update(self, scene: Scene) -> float | None:
+        """Since when its object is gone; None: it is there, or nothing was ever there."""
+        now = scene.time_s
+        if now - self._last_s < _EVERY_S - 1e-6:
+            return self._gone_since
+        patch, mask = self._cut(scene.frame.image)
+        before, self._last, self._last_s = self._last, patch, now
+        if before is None:
+            self._moved_s = self._full_s = now
+            return None
+        if _share(patch, before, mask, _STILL) > 0.02:
+            self._moved_s = now
+        rests = now - self._moved_s >= 0.6
+        if self._full is None:
+            self._full = patch.copy() if rests else None
+            self._full_s = now
+            return None
+        like_full = _share(patch, self._full, mask, _DIFFERS)
+        if self._gone_since is None:
+            self._watch(patch, mask, like_full, now, rests=rests)
+        elif rests and self._empty is not None and _share(patch, self._empty, mask, _DIFFERS) > 0.15:
+            self._full, self._full_s, self._gone_since = patch.copy(), now, None
+        return self._gone_since
+
+    def _watch(self, patch: Small, mask: NDArray[np.bool_], like_full: float, now: float, *, rests: bool) -> None:
+        assert self._full is not None
+        if like_full < 0.08:
+            self._full_s = now
+            if rests:
+                self._full += 0.02 * (patch - self._full)
+        elif rests and now - self._full_s >= self._min_s:
+            changed = (cv2.absdiff(patch, self._full).max(axis=2) > _DIFFERS) & mask
+            if _is_there(changed, patch, self._full) is False:
+                self._empty, self._gone_since = patch.copy(), self._full_s
+            else:  # another thing, or one more: from now on that is what must stay
+                self._full, self._full_s = patch.copy(), now
+
+    def _cut(self, image: Bgr) -> tuple[Small, NDArray[np.bool_]]:
+        left, top, right, bottom = (int(each) for each in _around(self._polygon))
+        pad = max((right - left) // 8, 2)
+        height, width = image.shape[:2]
+        left, top, right, bottom = (
+            max(left - pad, 0),
+            max(top - pad, 0),
+            min(right + pad, width),
+            min(bottom + pad, height),
+        )
+        scale = min(1.0, 96 / max(right - left, bottom - top, 1))
+        size = (max(int((right - left) * scale), 8), max(int((bottom - top) * scale), 8))
+        patch = cv2.resize(
+            image[top : max(bottom, top + 1), left : max(right, left + 1)], size, interpolation=cv2.INTER_AREA
+        )
+        mask = np.zeros(size[::-1], dtype=np.uint8)
+        cv2.fillPoly(mask, [((self._polygon - (left, top)) * scale).astype(np.int32)], (1,))
+        return cv2.GaussianBlur(patch, (3, 3), 0).astype(np.float32), mask > 0
+
+
+def _share(one: Small, other: Small, mask: NDArray[np.bool_], level: float) -> float:
+    """Of the place, how much differs, light evened out."""
+    gain = float(np.clip(np.median(other[mask] + 1) / np.median(one[mask] + 1), 0.8, 1.25))
+    return float((cv2.absdiff(one * gain, other).max(axis=2)[mask] > level).mean())
+
+
+def _is_there(region: NDArray[np.bool_], now: Small, before: Small) -> bool | None:
+    """Whether a thing stands in a region now (True) or stood there before (False); None: the outline does not say."""
+    if not region.any():
+        return None
+    core = region.astype(np.uint8)
+    outline = (cv2.dilate(core, np.ones((3, 3), np.uint8)) - cv2.erode(core, np.ones((3, 3), np.uint8))) > 0
+    edges = [float(_edges(each)[outline].mean()) for each in (now, before)]
+    if max(edges) < _LEAST_EDGE:
+        return None
+    if edges[0] > _OUTLINE * edges[1]:
+        return True
+    return False if edges[1] > _OUTLINE * edges[0] else None
+
+
+def _only_light(region: NDArray[np.bool_], now: Small, before: Small) -> bool:
+    """Whether a region, with a rim around it, shows what it showed before in another light."""
+    rows, columns = np.nonzero(region)
+    pad = 4
+    part = (
+        slice(max(rows.min() - pad, 0), rows.max() + pad + 1),
+        slice(max(columns.min() - pad, 0), columns.max() + pad + 1),
+    )
+    one, two = _edges(now[part]), _edges(before[part])
+    one, two = one - one.mean(), two - two.mean()
+    alike = float((one * two).sum()) / max(float(np.sqrt((one**2).sum() * (two**2).sum())), 1e-6)
+    return alike > _SAME_EDGES
+
+
+def _beyond(picture: Small, background: Small) -> Small:
+    """[h, w, 3] by how much a pixel is brighter or darker than everything around it in the background: cameras sway."""
+    around = np.ones((5, 5), np.uint8)
+    high, low = cv2.dilate(background, around), cv2.erode(background, around)
+    return np.asarray(np.maximum(picture - high, low - picture), dtype=np.float32)
+
+
+def _edges(picture: Small) -> Small:
+    grey = picture.mean(axis=2)
+    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+
+
+def _reduced(image: Bgr) -> tuple[Small, float]:
+    scale = max(image.shape[1] / _WIDTH, 1.0)
+    size = (round(image.shape[1] / scale), max(round(image.shape[0] / scale), 1))
+    small = cv2.GaussianBlur(cv2.resize(image, size, interpolation=cv2.INTER_AREA), (3, 3), 0)
+    return small.astype(np.float32), image.shape[1] / size[0]
+
+
+def _gain(small: Small, background: Small) -> float:
+    now, before = small[::4, ::4].mean(axis=2), background[::4, ::4].mean(axis=2)
+    return float(np.clip(np.median((before + 1) / (now + 1)), 0.6, 1.6))
+
+
+def _covered(scene: Scene, shape: tuple[int, int], scale: float) -> NDArray[np.bool_]:
+    """[h, w] where people, vehicles and other moving things are."""
+    mask = np.zeros(shape, dtype=np.uint8)
+    for track in scene.tracks:
+        if track.label in MOVERS or (track.label == MOVING and track.still_since_s is None):
+            left, top, right, bottom = (int(each / scale) for each in track.box)
+            pad = max((right - left) // 10, 1)
+            cv2.rectangle(mask, (left - pad, top - pad), (right + pad, bottom + pad), (1,), -1)
+    return mask > 0
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _around(polygon: NDArray[np.float32]) -> Box:
+    left, top = (float(each) for each in polygon.min(axis=0))
+    right, bottom = (float(each) for each in polygon.max(axis=0))
+    return left, top, right, bottom
+
+
+def _overlap(one: Box, two: Box) -> float:
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, two)]
+    return width * height / (sum(areas) - width * height)
+
+
+def _signal(type_: str, zone: str | None, box: Box, since_s: float, number: int | None = None) -> Signal:
+    return Signal(
+        type=type_,
+        subject=number,
+        since_s=since_s,
+        zone=zone,
+        box=box,
+        why={"method": "a region differs from the background and stays; its outline says which way"},
+    )

@@ -1,0 +1,5 @@
+"""From detections to tracks."""
+
+from solutions.cctv.tracking.tracker import Tracker
+
+__all__ = ["Tracker"]

@@ -1,0 +1,1 @@
+"""Manufacturing inspection: learn from good parts, decide OK / REVIEW / NG."""

@@ -1,0 +1,1 @@
+"""Text without torch: n-grams, tokens, labelled sentences."""
