@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import time
+from collections.abc import Callable
 from typing import Any
 
 from solutions.cctv.scene import Event, EventKind, Message
 from solutions.cctv.sighting import Seen
+from solutions.cctv.sinks.post import Post
 
+PATIENCE_S = 30.0
 ZERO = dt.datetime(2026, 3, 2, 10, 0, tzinfo=dt.UTC)
 EVENT = Event(
     id="01jd00000000000000000000aa",
@@ -36,3 +40,17 @@ def message(kind: EventKind = "start", **changes: Any) -> Message:
 def seen(**changes: Any) -> Seen:
     """What a camera whose clock began at `ZERO` saw."""
     return Seen(**({"zero": ZERO, "labels": ("person",)} | changes))
+
+
+def post(kind: EventKind = "start", **changes: Any) -> Post:
+    """What a sink is given for a message of `EVENT`, changed."""
+    return Post.of(message(kind, **changes), ZERO)
+
+
+def eventually(holds: Callable[[], Any]) -> Any:
+    """What `holds` returns once it is true; waits for it, `PATIENCE_S` at most."""
+    until = time.monotonic() + PATIENCE_S
+    while not (found := holds()):
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.02)
+    return found
