@@ -23,7 +23,7 @@ setup: $(READY) ## prepare .venv from requirements.lock; .venv/bin/haechi is the
 demo: $(READY) ## the whole path on built-in samples (ARGS=--once: print the result and end)
 	$(BIN)/haechi demo $(ARGS)
 
-test: $(READY) ## the tests, without those marked slow (ARGS="-k name" chooses)
+test: $(READY) ## the tests, without the slow ones and the browser (ARGS="-k name" chooses)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## style, types and import rules

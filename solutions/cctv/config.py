@@ -193,7 +193,7 @@ class AbandonedObject(RuleBase):
     zones: tuple[Name, ...] = ()
     min_s: Seconds = 10.0
     """At rest for so long."""
-    min_area: Share = 0.0004
+    min_area: Share = 0.0008
     """Of the picture."""
     owner_distance: Annotated[float, Field(ge=0, le=20)] = 1.5
     """A person nearer than so many of the person's heights still minds it."""
@@ -206,7 +206,7 @@ class RemovedObject(RuleBase):
     zones: tuple[Name, ...] = ()
     """With zones, each is one place whose object is watched; without, anything that stood still in the picture."""
     min_s: Seconds = 3.0
-    min_area: Share = 0.0004
+    min_area: Share = 0.0008
 
 
 class Fire(RuleBase):

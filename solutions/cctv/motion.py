@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.io.frames import Bgr, Frame
+from solutions.cctv.reduced import Colours, Mask, Plane, apart, edges, grey, largest, reduce, softened
 from solutions.cctv.scene import Box, Motion
 
-WIDTH = 320
-"""Pixels that the reduced picture is wide, at most."""
 _LEARN_S = 1.0
 """At the start, and after the light has jumped."""
 _FAST_S, _SLOW_S, _MELT_S = 0.4, 12.0, 90.0
@@ -36,70 +35,64 @@ _SHADOW_COLOUR = 9.0
 _MAX_BOXES = 64
 _CHECK_S, _GHOST = 0.25, 1.5
 
-Small = NDArray[np.float32]
-
 
 class MotionGate:
     """The background of one camera."""
 
     def __init__(self) -> None:
-        self._mean: Small | None = None
-        self._noise: Small | None = None
-        self._before: Small | None = None
+        self._mean: Colours = np.zeros((0, 0, 3), dtype=np.float32)
+        self._noise: Plane = np.zeros((0, 0), dtype=np.float32)
         self._began_s = self._last_s = self._checked_s = 0.0
         self._open = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
         self._close = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
 
     def update(self, frame: Frame) -> Motion:
         """See a frame; times must rise."""
-        small, scale = _reduced(frame.image)
-        if self._mean is None or self._mean.shape != small.shape:
-            return self._restart(small, scale, frame.time_s)
-        assert self._noise is not None
+        picture, scale = reduce(frame.image)
+        small = softened(picture)
+        if self._mean.shape != small.shape:
+            return self._restart(picture, small, scale, frame.time_s)
         step = min(max(frame.time_s - self._last_s, 1e-3), 2.0)
         self._last_s = frame.time_s
         even = small * _gain(small, self._mean)
-        apart = cv2.absdiff(even, self._mean)
-        largest = apart.max(axis=2)
-        moving = largest > np.maximum(_LEAST, _SIGMAS * self._noise)
-        if moving.mean() > _JUMP and frame.time_s - self._began_s > _LEARN_S:
-            return self._restart(small, scale, frame.time_s)
-        mask = self._cleaned(moving & ~_shadow(even, self._mean))
+        differs = apart(even, self._mean)
+        moving = differs > np.maximum(_SIGMAS * self._noise, _LEAST)
+        share = np.count_nonzero(moving) / moving.size
+        if share > _JUMP and frame.time_s - self._began_s > _LEARN_S:
+            return self._restart(picture, small, scale, frame.time_s)
+        mask = self._cleaned(_without_shadows(moving, even, self._mean))
         learning = frame.time_s - self._began_s < _LEARN_S
         if frame.time_s - self._checked_s >= _CHECK_S:
             self._checked_s = frame.time_s
             mask = self._without_ghosts(mask, small)
-        self._learn(small, mask > 0, largest, step, learning=learning)
+        self._learn(small, mask, differs, step, learning=learning)
         boxes = () if learning else _boxes(mask, scale)
-        return Motion(mask, scale, boxes, float(np.count_nonzero(mask)) / mask.size, settled=not learning)
+        return Motion(
+            mask, scale, boxes, float(np.count_nonzero(mask)) / mask.size, settled=not learning, small=picture
+        )
 
-    def _restart(self, small: Small, scale: float, time_s: float) -> Motion:
+    def _restart(self, picture: Bgr, small: Colours, scale: float, time_s: float) -> Motion:
         self._mean, self._noise = small.copy(), np.full(small.shape[:2], 4.0, dtype=np.float32)
         self._began_s = self._last_s = time_s
-        return Motion(np.zeros(small.shape[:2], dtype=np.uint8), scale, (), 0.0, settled=False)
+        return Motion(np.zeros(small.shape[:2], dtype=np.uint8), scale, (), 0.0, settled=False, small=picture)
 
-    def _learn(self, small: Small, mask: NDArray[np.bool_], apart: Small, step: float, *, learning: bool) -> None:
-        assert self._mean is not None
-        assert self._noise is not None
+    def _learn(self, small: Colours, mask: Mask, differs: Plane, step: float, *, learning: bool) -> None:
         quick = 1 - float(np.exp(-step / (_FAST_S if learning else _SLOW_S)))
-        slow = 1 - float(np.exp(-step / _MELT_S))
-        rate = np.full(mask.shape, quick, dtype=np.float32)
+        quiet = cv2.bitwise_not(np.zeros_like(mask) if learning else mask)
+        cv2.accumulateWeighted(small, self._mean, quick, quiet)
         if not learning:
-            rate[mask] = slow
-        self._mean += rate[..., None] * (small - self._mean)
-        quiet = ~mask if not learning else np.ones_like(mask)
-        self._noise[quiet] += quick * (1.25 * apart[quiet] - self._noise[quiet])
+            cv2.accumulateWeighted(small, self._mean, 1 - float(np.exp(-step / _MELT_S)), mask)
+        cv2.accumulateWeighted(1.25 * differs, self._noise, quick, quiet)
         np.clip(self._noise, 1.0, 12.0, out=self._noise)
 
-    def _without_ghosts(self, mask: NDArray[np.uint8], small: Small) -> NDArray[np.uint8]:
+    def _without_ghosts(self, mask: Mask, small: Colours) -> Mask:
         """Where something stood while the background was learned and then left, the background is wrong: it has the
         edges along the outline, and the picture has not. It is mended at once."""
-        assert self._mean is not None
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
         large = [row for row in range(1, count) if stats[row, cv2.CC_STAT_AREA] >= _MIN_AREA * mask.size]
         if not large:
             return mask
-        now, before = _edges(small), _edges(self._mean)
+        now, before = edges(small), edges(self._mean)
         outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, self._open) > 0
         for row in large:
             region = labels == row
@@ -109,42 +102,39 @@ class MotionGate:
                 mask = np.where(region, 0, mask).astype(np.uint8)
         return mask
 
-    def _cleaned(self, moving: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def _cleaned(self, moving: NDArray[np.bool_]) -> Mask:
         opened = cv2.morphologyEx(moving.astype(np.uint8) * 255, cv2.MORPH_OPEN, self._open)
         return np.asarray(cv2.morphologyEx(opened, cv2.MORPH_CLOSE, self._close), dtype=np.uint8)
 
 
-def _reduced(image: Bgr) -> tuple[Small, float]:
-    height, width = image.shape[:2]
-    scale = max(width / WIDTH, 1.0)
-    size = (max(round(width / scale), 1), max(round(height / scale), 1))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.GaussianBlur(small, (3, 3), 0).astype(np.float32), width / size[0]
-
-
-def _gain(small: Small, mean: Small) -> float:
+def _gain(small: Colours, mean: Colours) -> float:
     """By what to multiply the picture to make it as bright as its background: a median, which objects do not move."""
-    now, before = small[::4, ::4].mean(axis=2), mean[::4, ::4].mean(axis=2)
+    now, before = grey(small[::4, ::4]), grey(mean[::4, ::4])
     usable = (now > 20) & (now < 235) & (before > 20)
     if np.count_nonzero(usable) < 50:
         return 1.0
     return float(np.clip(np.median(before[usable] / now[usable]), 0.6, 1.7))
 
 
-def _edges(picture: Small) -> Small:
-    grey = picture.mean(axis=2)
-    return np.asarray(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)), dtype=np.float32)
-
-
-def _shadow(even: Small, mean: Small) -> NDArray[np.bool_]:
+def _shadow(even: Colours, mean: Colours) -> NDArray[np.bool_]:
     """[h, w] darker, and of the same colour."""
-    ratio = even.sum(axis=2) / np.maximum(mean.sum(axis=2), 1.0)
+    ratio = grey(even) / np.maximum(grey(mean), 1 / 3)
     dark = (ratio > _SHADOW[0]) & (ratio < _SHADOW[1])
-    colour = cv2.absdiff(even, mean * ratio[..., None]).max(axis=2)
-    return dark & (colour < _SHADOW_COLOUR) & (mean.max(axis=2) > 40)
+    colour = apart(even, mean * cv2.merge((ratio, ratio, ratio)))
+    shadow: NDArray[np.bool_] = dark & (colour < _SHADOW_COLOUR) & (largest(mean) > 40)
+    return shadow
 
 
-def _boxes(mask: NDArray[np.uint8], scale: float) -> tuple[Box, ...]:
+def _without_shadows(moving: NDArray[np.bool_], even: Colours, mean: Colours) -> NDArray[np.bool_]:
+    """[h, w] what moves and is no shadow; only the part of the picture where something moves is worked on."""
+    left, top, width, height = cv2.boundingRect(moving.view(np.uint8))
+    if width:
+        part = np.s_[top : top + height, left : left + width]
+        moving[part] &= ~_shadow(even[part], mean[part])
+    return moving
+
+
+def _boxes(mask: Mask, scale: float) -> tuple[Box, ...]:
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask)
     large = [row for row in range(1, count) if stats[row, cv2.CC_STAT_AREA] >= _MIN_AREA * mask.size]
     large.sort(key=lambda row: -stats[row, cv2.CC_STAT_AREA])

@@ -103,7 +103,7 @@ class CameraPipeline:
             detections: of the regions; None: the detector was not asked.
         """
         started = time.perf_counter()
-        tracks = self._tracker.update(detections, look.frame.time_s, look.motion, look.image)
+        tracks = self._tracker.update(detections, look.frame.time_s, look.motion, look.regions)
         self.association_s += time.perf_counter() - started
         self.frames += 1
         assert self._view is not None

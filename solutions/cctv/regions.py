@@ -15,12 +15,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from solutions.cctv.scene import Box, Motion, Track
+from solutions.cctv.scene import MOVING, Box, Motion, Track
 
 WHOLE_EVERY_S = 3.0
 """The whole picture is looked at so often at least."""
 STILL_EVERY_S = 1.0
 """Tracks that do not move are looked at so often."""
+NAMED_EVERY_S = 0.2
+"""Tracks that move and have a name: motion carries them in between. One that is out of its own box by then is looked
+at each time."""
+NAMELESS_EVERY_S = 0.4
+"""What moves and has got no name in its first `YOUNG_S`: leaves, flames, a curtain."""
+YOUNG_S = 1.5
+EXPLAINED = 0.7
+"""Share of a motion's box, from which on the track that it lies in explains it."""
 MOST = 4
 """Regions at a moment: more are looked at together, smaller than they should be."""
 MARGIN = 1.5
@@ -119,7 +127,9 @@ class Looker:
         """
         self._size, self._side, self._smallest = size, side, smallest
         self._tiled, self._whole_every_s = tiles, whole_every_s
-        self._whole_s = self._still_s = -math.inf
+        self._whole_s = -math.inf
+        self._looked_s: dict[int, float] = {}
+        """When each track was last in a region."""
 
     def plan(self, motion: Motion | None, tracks: Iterable[Track], time_s: float) -> tuple[Box, ...] | None:
         """The regions to look at now, or None where there is nothing to see.
@@ -131,20 +141,54 @@ class Looker:
         whole: Box = (0.0, 0.0, float(self._size[0]), float(self._size[1]))
         due = time_s - self._whole_s >= self._whole_every_s - 1e-6
         unsure = motion is None or not motion.settled
-        still_due = time_s - self._still_s >= STILL_EVERY_S - 1e-6
-        if still_due:
-            self._still_s = time_s
-        boxes = [track.box for track in tracks if still_due or track.still_since_s is None]
-        boxes += [] if motion is None or unsure else motion.boxes
+        tracks = tuple(tracks)
+        boxes = [track.box for track in tracks if due or unsure or self._due(track, time_s)]
+        if motion is not None and not unsure:
+            boxes += [box for box in motion.boxes if not any(_explains(track.box, box) for track in tracks)]
         boxes = [box for box in (_inside(each, self._size) for each in boxes) if box is not None]
         found = gathered([interest(box, self._size, self._side, self._smallest) for box in boxes], self._size)
         if due or unsure:
-            self._whole_s = time_s
             extra = tiles(self._size, self._side) if self._tiled else []
-            return tuple(dict.fromkeys([whole, *(found if not extra else []), *extra]))
+            found = list(dict.fromkeys([whole, *(found if not extra else []), *extra]))
         if whole in found:
             self._whole_s = time_s
+        self._looked_s = {
+            track.id: time_s
+            if any(_holds(region, track.box) for region in found)
+            else self._looked_s.get(track.id, -math.inf)
+            for track in tracks
+        }
         return tuple(found) or None
+
+    def _due(self, track: Track, time_s: float) -> bool:
+        """Whether the detector should say again what a track is, and where."""
+        ago = time_s - self._looked_s.get(track.id, -math.inf) + 1e-6
+        if track.still_since_s is not None:
+            return ago >= STILL_EVERY_S
+        if track.label == MOVING:
+            return ago >= NAMELESS_EVERY_S or time_s - track.first_s < YOUNG_S
+        return ago >= NAMED_EVERY_S or _quick(track)
+
+
+def _quick(track: Track) -> bool:
+    """Whether a track moves by more than its own width, or height, within `NAMED_EVERY_S`."""
+    last = track.path[-1]
+    before = next((step for step in reversed(track.path) if last.time_s - step.time_s >= NAMED_EVERY_S), track.path[0])
+    seconds = last.time_s - before.time_s
+    if seconds <= 0:
+        return True
+    return any(
+        abs(last.box[low] + last.box[low + 2] - before.box[low] - before.box[low + 2])
+        > 2 * (last.box[low + 2] - last.box[low]) * seconds / NAMED_EVERY_S
+        for low in (0, 1)
+    )
+
+
+def _explains(outer: Box, inner: Box) -> bool:
+    width = min(outer[2], inner[2]) - max(outer[0], inner[0])
+    height = min(outer[3], inner[3]) - max(outer[1], inner[1])
+    area = (inner[2] - inner[0]) * (inner[3] - inner[1])
+    return width > 0 and height > 0 and width * height >= EXPLAINED * area
 
 
 def _union(one: Interest, other: Interest) -> Interest:

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.io.frames import Frame
+from edge.io.frames import Bgr, Frame
 from solutions.cctv.config import Camera
+from solutions.cctv.reduced import reduce
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
@@ -83,6 +84,8 @@ class Motion:
     """Of the picture that moves, 0 to 1."""
     settled: bool
     """False while the background is still being learned, or after the light has jumped: do not trust the mask."""
+    small: Bgr | None = None
+    """The reduced picture that it was told by; None: not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,13 @@ class Scene:
     def time_s(self) -> float:
         """On the camera's clock."""
         return self.frame.time_s
+
+    @property
+    def reduced(self) -> tuple[Bgr, float]:
+        """The picture in small, and by what to multiply for pixels of the frame."""
+        if self.motion is not None and self.motion.small is not None:
+            return self.motion.small, self.motion.scale
+        return reduce(self.frame.image)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

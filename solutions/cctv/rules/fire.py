@@ -31,8 +31,6 @@ from solutions.cctv.rules.subjects import place_of, zone_mask
 from solutions.cctv.scene import Box, Scene, Signal, View
 
 Picture = NDArray[np.float32]
-WIDTH = 320
-"""Of the reduced picture."""
 SWING = 18.0
 """Grey levels between two turning points."""
 TURNS_PER_S = 2.0
@@ -170,7 +168,7 @@ class _Flames:
 
     def find(self, scene: Scene) -> list[Finding]:
         """Boxes of flames in pixels of the frame, with the figures that decided."""
-        now, small = scene.time_s, _reduced(scene.frame.image)
+        now, small = scene.time_s, scene.reduced[0]
         blue, green, red = cv2.split(small)
         bright = (red >= 170) & (red >= green)
         colour = bright & (cv2.subtract(red, blue) >= 80) & (cv2.subtract(blue, green) <= 10)
@@ -216,7 +214,7 @@ class _Flames:
             return []
         joined = cv2.dilate(core, np.ones((5, 5), np.uint8))
         count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
-        scale = scene.size[0] / hot.shape[1]
+        scale = scene.reduced[1]
         found: list[Finding] = []
         for index in range(1, count):
             mine = (labels == index) & (core > 0)
@@ -263,7 +261,7 @@ class _Veils:
         step = now - self._time_s
         if step < 0.095:
             return self._found
-        small = _reduced(scene.frame.image)
+        small = scene.reduced[0]
         fine, grey, tint = _blocks(small)
         self._time_s = now
         if step > GAP_S or grey.shape[:2] != self._shape:
@@ -306,7 +304,7 @@ class _Veils:
         if self._mask is not None:
             core[self._mask == 0] = 0
         count, labels, stats, _ = cv2.connectedComponentsWithStats(core, connectivity=8)
-        scale = scene.size[0] * BLOCK / WIDTH if scene.size[0] > WIDTH else float(BLOCK)
+        scale = BLOCK * scene.reduced[1]
         found: list[Finding] = []
         for index in range(1, count):
             mine = labels == index
@@ -326,19 +324,6 @@ class _Veils:
             }
             found.append((box, why))
         return found
-
-
-def _reduced(image: Bgr) -> Bgr:
-    """A picture at most `WIDTH` wide. Large ones are thinned first: averaging all pixels of 4K would cost more than
-    everything after it.
-    """
-    thin = image.shape[1] // (3 * WIDTH)
-    if thin > 1:
-        image = image[::thin, ::thin]
-    if image.shape[1] <= WIDTH:
-        return image
-    size = (WIDTH, max(1, round(image.shape[0] * WIDTH / image.shape[1])))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def _blocks(small: Bgr) -> tuple[Picture, Picture, Picture]:

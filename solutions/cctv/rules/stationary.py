@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from edge.io.frames import Bgr
 from solutions.cctv.config import MOVERS, PERSON, AbandonedObject, RemovedObject
+from solutions.cctv.reduced import Colours, Plane, apart, edges, grey, largest, softened
 from solutions.cctv.rules.subjects import place_of
 from solutions.cctv.scene import MOVING, Box, Scene, Signal, View
 
-_WIDTH = 320
 _EVERY_S = 0.2
 _DIFFERS = 22.0
 _STILL = 9.0
@@ -34,8 +34,6 @@ _LIGHT = 0.35
 """Of the picture: where so much differs it is the light."""
 _MOST_AREA = 0.08
 _SAME_PLACE = 0.5
-
-Small = NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -55,8 +53,8 @@ class Changes:
 
     def __init__(self, min_s: float, min_area: float) -> None:
         self._min_s, self._min_area = min_s, min_area
-        self._background: Small | None = None
-        self._recent: Small = np.zeros((0, 0, 3), dtype=np.float32)
+        self._background: Colours | None = None
+        self._recent: Colours = np.zeros((0, 0, 3), dtype=np.float32)
         self._tainted = np.zeros((0, 0), dtype=bool)
         """Where people or vehicles were while the background was learned."""
         self._unchanged_s = self._moved_s = np.zeros((0, 0))
@@ -68,7 +66,8 @@ class Changes:
         now = scene.time_s
         if now - self._last_s < _EVERY_S - 1e-6:
             return None
-        small, scale = _reduced(scene.frame.image)
+        picture, scale = scene.reduced
+        small = softened(picture)
         if self._background is None or self._background.shape != small.shape:
             self._start(small, now)
         assert self._background is not None
@@ -81,8 +80,8 @@ class Changes:
             self._recent = small.copy()
             return []
         even = small * _gain(small, self._background)
-        differs = _beyond(even, self._background).max(axis=2) > _DIFFERS
-        still = cv2.absdiff(small, self._recent).max(axis=2) < _STILL
+        differs = _beyond(even, self._background) > _DIFFERS
+        still = apart(small, self._recent) < _STILL
         self._recent += (1 - np.exp(-step / _FAST_S)) * (small - self._recent)
         self._unchanged_s[~differs] = now
         # A pixel counts as at rest again only after it has been still for a while.
@@ -95,14 +94,14 @@ class Changes:
         lasting = differs & (now - self._moved_s > min(1.0, self._min_s / 2)) & ~movers
         return self._judged(lasting, even, scale, now)
 
-    def _start(self, small: Small, now: float) -> None:
+    def _start(self, small: Colours, now: float) -> None:
         shape = small.shape[:2]
         self._background, self._recent = small.copy(), small.copy()
         self._tainted = np.zeros(shape, dtype=bool)
         self._unchanged_s, self._moved_s = np.full(shape, now), np.full(shape, now)
         self._began_s = self._last_s = now
 
-    def _judged(self, lasting: NDArray[np.bool_], even: Small, scale: float, now: float) -> list[Change]:
+    def _judged(self, lasting: NDArray[np.bool_], even: Colours, scale: float, now: float) -> list[Change]:
         assert self._background is not None
         mask = cv2.morphologyEx(lasting.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -222,9 +221,9 @@ class _Place:
 
     def __init__(self, polygon: NDArray[np.float32], min_s: float) -> None:
         self._polygon, self._min_s = polygon, min_s
-        self._full: Small | None = None
-        self._empty: Small | None = None
-        self._last: Small | None = None
+        self._full: Colours | None = None
+        self._empty: Colours | None = None
+        self._last: Colours | None = None
         self._last_s = self._moved_s = self._full_s = -1e9
         self._gone_since: float | None = None
 
@@ -252,20 +251,20 @@ class _Place:
             self._full, self._full_s, self._gone_since = patch.copy(), now, None
         return self._gone_since
 
-    def _watch(self, patch: Small, mask: NDArray[np.bool_], like_full: float, now: float, *, rests: bool) -> None:
+    def _watch(self, patch: Colours, mask: NDArray[np.bool_], like_full: float, now: float, *, rests: bool) -> None:
         assert self._full is not None
         if like_full < 0.08:
             self._full_s = now
             if rests:
                 self._full += 0.02 * (patch - self._full)
         elif rests and now - self._full_s >= self._min_s:
-            changed = (cv2.absdiff(patch, self._full).max(axis=2) > _DIFFERS) & mask
+            changed = (apart(patch, self._full) > _DIFFERS) & mask
             if _is_there(changed, patch, self._full) is False:
                 self._empty, self._gone_since = patch.copy(), self._full_s
             else:  # another thing, or one more: from now on that is what must stay
                 self._full, self._full_s = patch.copy(), now
 
-    def _cut(self, image: Bgr) -> tuple[Small, NDArray[np.bool_]]:
+    def _cut(self, image: Bgr) -> tuple[Colours, NDArray[np.bool_]]:
         left, top, right, bottom = (int(each) for each in _around(self._polygon))
         pad = max((right - left) // 8, 2)
         height, width = image.shape[:2]
@@ -282,30 +281,30 @@ class _Place:
         )
         mask = np.zeros(size[::-1], dtype=np.uint8)
         cv2.fillPoly(mask, [((self._polygon - (left, top)) * scale).astype(np.int32)], (1,))
-        return cv2.GaussianBlur(patch, (3, 3), 0).astype(np.float32), mask > 0
+        return softened(np.asarray(patch, dtype=np.uint8)), mask > 0
 
 
-def _share(one: Small, other: Small, mask: NDArray[np.bool_], level: float) -> float:
+def _share(one: Colours, other: Colours, mask: NDArray[np.bool_], level: float) -> float:
     """Of the place, how much differs, light evened out."""
     gain = float(np.clip(np.median(other[mask] + 1) / np.median(one[mask] + 1), 0.8, 1.25))
-    return float((cv2.absdiff(one * gain, other).max(axis=2)[mask] > level).mean())
+    return float((apart(one * gain, other)[mask] > level).mean())
 
 
-def _is_there(region: NDArray[np.bool_], now: Small, before: Small) -> bool | None:
+def _is_there(region: NDArray[np.bool_], now: Colours, before: Colours) -> bool | None:
     """Whether a thing stands in a region now (True) or stood there before (False); None: the outline does not say."""
     if not region.any():
         return None
     core = region.astype(np.uint8)
     outline = (cv2.dilate(core, np.ones((3, 3), np.uint8)) - cv2.erode(core, np.ones((3, 3), np.uint8))) > 0
-    edges = [float(_edges(each)[outline].mean()) for each in (now, before)]
-    if max(edges) < _LEAST_EDGE:
+    strengths = [float(edges(each)[outline].mean()) for each in (now, before)]
+    if max(strengths) < _LEAST_EDGE:
         return None
-    if edges[0] > _OUTLINE * edges[1]:
+    if strengths[0] > _OUTLINE * strengths[1]:
         return True
-    return False if edges[1] > _OUTLINE * edges[0] else None
+    return False if strengths[1] > _OUTLINE * strengths[0] else None
 
 
-def _only_light(region: NDArray[np.bool_], now: Small, before: Small) -> bool:
+def _only_light(region: NDArray[np.bool_], now: Colours, before: Colours) -> bool:
     """Whether a region, with a rim around it, shows what it showed before in another light."""
     rows, columns = np.nonzero(region)
     pad = 4
@@ -313,33 +312,21 @@ def _only_light(region: NDArray[np.bool_], now: Small, before: Small) -> bool:
         slice(max(rows.min() - pad, 0), rows.max() + pad + 1),
         slice(max(columns.min() - pad, 0), columns.max() + pad + 1),
     )
-    one, two = _edges(now[part]), _edges(before[part])
+    one, two = edges(now[part]), edges(before[part])
     one, two = one - one.mean(), two - two.mean()
     alike = float((one * two).sum()) / max(float(np.sqrt((one**2).sum() * (two**2).sum())), 1e-6)
     return alike > _SAME_EDGES
 
 
-def _beyond(picture: Small, background: Small) -> Small:
-    """[h, w, 3] by how much a pixel is brighter or darker than everything around it in the background: cameras sway."""
+def _beyond(picture: Colours, background: Colours) -> Plane:
+    """[h, w] by how much a pixel is brighter or darker than everything around it in the background: cameras sway."""
     around = np.ones((5, 5), np.uint8)
     high, low = cv2.dilate(background, around), cv2.erode(background, around)
-    return np.asarray(np.maximum(picture - high, low - picture), dtype=np.float32)
+    return largest(np.maximum(picture - high, low - picture))
 
 
-def _edges(picture: Small) -> Small:
-    grey = picture.mean(axis=2)
-    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-
-
-def _reduced(image: Bgr) -> tuple[Small, float]:
-    scale = max(image.shape[1] / _WIDTH, 1.0)
-    size = (round(image.shape[1] / scale), max(round(image.shape[0] / scale), 1))
-    small = cv2.GaussianBlur(cv2.resize(image, size, interpolation=cv2.INTER_AREA), (3, 3), 0)
-    return small.astype(np.float32), image.shape[1] / size[0]
-
-
-def _gain(small: Small, background: Small) -> float:
-    now, before = small[::4, ::4].mean(axis=2), background[::4, ::4].mean(axis=2)
+def _gain(small: Colours, background: Colours) -> float:
+    now, before = grey(small[::4, ::4]), grey(background[::4, ::4])
     return float(np.clip(np.median((before + 1) / (now + 1)), 0.6, 1.6))
 
 

@@ -18,9 +18,8 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from edge.io.frames import Bgr
 from solutions.cctv.config import BELONGINGS, MOVERS, PERSON, VEHICLES
-from solutions.cctv.scene import MOVING, PATH_S, Motion, Step, Track
+from solutions.cctv.scene import MOVING, PATH_S, Box, Motion, Step, Track
 from solutions.cctv.tracking.association import Array, assign, closeness, covered, overlap
 from solutions.cctv.tracking.kalman import Kalman
 
@@ -43,7 +42,7 @@ _DOUBLE = 0.85
 """A first detection that lies by so much in a track that was found is a part of it, or the same again."""
 _MOVING_AFTER_S = 0.3
 _NAMED_FROM = 0.3
-"""Sum of scores from which what moved without a name has one."""
+"""Sum of scores from which what moved without a name has one; a train that is then a bus is a vehicle both times."""
 _FORGETS = 0.98
 _APART = 0.1
 """Heights by which a first detection may differ from what motion showed."""
@@ -56,13 +55,15 @@ _STILL_AFTER_S, _STILL = 1.5, 0.12
 class _Kept:
     """A track and what only its tracker knows."""
 
-    __slots__ = ("anchor", "anchor_s", "confirmed", "detections", "missed_s", "track")
+    __slots__ = ("anchor", "anchor_s", "confirmed", "detections", "looked_s", "missed_s", "track")
 
     def __init__(self, track: Track) -> None:
         self.track = track
         self.detections = 0
         self.confirmed = False
         self.missed_s = 0.0
+        self.looked_s = track.first_s
+        """When the detector was last shown the place where it should be."""
         self.anchor, self.anchor_s = track.centre, track.first_s
 
 
@@ -83,7 +84,6 @@ class Tracker:
         self._kept: list[_Kept] = []
         self._kalman = Kalman()
         self._last_s: float | None = None
-        self._looked_s: float | None = None
         self._next_id = 1
         self._margins = False
 
@@ -93,7 +93,11 @@ class Tracker:
         return tuple(kept.track for kept in self._kept if kept.confirmed)
 
     def update(
-        self, detections: sv.Detections | None, time_s: float, motion: Motion | None = None, image: Bgr | None = None
+        self,
+        detections: sv.Detections | None,
+        time_s: float,
+        motion: Motion | None = None,
+        regions: Sequence[Box] | None = None,
     ) -> tuple[Track, ...]:
         """Go on to the next moment.
 
@@ -101,24 +105,31 @@ class Tracker:
             detections: in pixels, with `data["class_name"]`; None: the detector was not asked.
             time_s: of the camera's clock; must rise.
             motion: what moves.
+            regions: parts of the picture that the detector was shown; None: the whole.
         """
-        del image  # appearance does not decide here
         seconds = 0.0 if self._last_s is None else max(time_s - self._last_s, 0.0)
         self._last_s = time_s
-        if detections is not None:
-            waited, self._looked_s = time_s - (self._looked_s or time_s), time_s
-        else:
-            waited = 0.0
         unseen = np.array([not kept.track.path or not kept.track.path[-1].measured for kept in self._kept], dtype=bool)
         self._kalman.predict(seconds, unseen)
         free = np.ones(len(self._kept), dtype=bool)
         moving = _moving(motion)
+        waited = np.zeros(len(self._kept))
         if detections is not None:
+            waited = self._waited(time_s, regions)
             self._detected(detections, time_s, free)
         if len(moving):
             self._moved(moving, time_s, waited, free)
         self._age(free, seconds, waited, time_s)
         return self.tracks
+
+    def _waited(self, time_s: float, regions: Sequence[Box] | None) -> Array:
+        """[N] seconds since the detector was last shown the place of each track; 0 where it is not shown it now."""
+        waited = np.zeros(len(self._kept))
+        for row, (kept, box) in enumerate(zip(self._kept, self._boxes(), strict=True)):
+            x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            if regions is None or any(one[0] <= x <= one[2] and one[1] <= y <= one[3] for one in regions):
+                waited[row], kept.looked_s = time_s - kept.looked_s, time_s
+        return waited
 
     # -- matching --------------------------------------------------------------------------------------------------
 
@@ -181,7 +192,7 @@ class Tracker:
         error = 1.5 * _middle(np.abs(apart - common)) / math.sqrt(len(rows))
         self._kalman.shift(np.where(np.abs(common) > _SURELY * error, common, 0.0))
 
-    def _moved(self, moving: Array, time_s: float, waited: float, free: NDArray[np.bool_]) -> None:
+    def _moved(self, moving: Array, time_s: float, waited: Array, free: NDArray[np.bool_]) -> None:
         """Tracks that nobody detected go on by the motion under them; motion that nobody explains is followed."""
         predicted = self._boxes()
         known = len(free)
@@ -194,7 +205,7 @@ class Tracker:
             free[row] = False
             named = kept.track.label != MOVING
             if named:  # the detector should have seen it: motion keeps it for a while, rest does not
-                kept.missed_s += waited * (1.0 if kept.track.still_since_s is not None else _MOTION_KEEPS)
+                kept.missed_s += waited[row] * (1.0 if kept.track.still_since_s is not None else _MOTION_KEEPS)
             self._kalman.correct(np.array([row]), _centred(moving[[column]]), np.full((1, 4), 3.0 if named else 1.5))
             self._place(int(row), self._kalman.mean[row, :, 0].tolist(), time_s, measured=True)
         used = set(columns.tolist())
@@ -264,7 +275,8 @@ class Tracker:
             track.votes[name] *= _FORGETS  # type: ignore[assignment]
         track.votes[label] += score  # type: ignore[assignment]
         likeliest = max(track.votes, key=lambda name: track.votes[name])
-        if track.label != MOVING or track.votes[likeliest] >= _NAMED_FROM:
+        kin = sum(votes for name, votes in track.votes.items() if _group(name) == _group(likeliest))
+        if track.label != MOVING or kin >= _NAMED_FROM:
             track.label = likeliest
 
     def _place(self, row: int, state: Sequence[float], time_s: float, *, measured: bool) -> None:
@@ -283,17 +295,17 @@ class Tracker:
         elif time_s - kept.anchor_s >= _STILL_AFTER_S:
             track.still_since_s = kept.anchor_s
 
-    def _age(self, free: NDArray[np.bool_], seconds: float, waited: float, time_s: float) -> None:
+    def _age(self, free: NDArray[np.bool_], seconds: float, waited: Array, time_s: float) -> None:
         """Tracks that were not found: predicted, and forgotten when they were looked for in vain for too long.
 
         Args:
-            waited: seconds since the detector looked before, if it looked now.
+            waited: [N] seconds since the detector looked there before, if it looked now.
         """
         stays = np.ones(len(self._kept), dtype=bool)
         for row in np.flatnonzero(free):
             kept = self._kept[row]
             unnamed = kept.track.label == MOVING
-            kept.missed_s += seconds if unnamed else waited
+            kept.missed_s += seconds if unnamed else waited[row]
             self._place(int(row), self._kalman.mean[row, :, 0].tolist(), time_s, measured=False)
             patience = self.patience_s if kept.confirmed and not self._leaving(kept.track) else _TENTATIVE_S
             stays[row] = kept.missed_s <= patience

@@ -68,6 +68,7 @@ def test_killed_and_started_again(server: RtspServer) -> None:
     assert after[-1][1] - before[-1][1] > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["stall", "garbage", "noise"])
 def test_a_camera_that_goes_bad_is_offline_and_comes_back_and_touches_no_other(
     clip: Clip, server: RtspServer, mode: str

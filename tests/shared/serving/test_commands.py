@@ -297,6 +297,7 @@ def test_a_database_that_is_away_lets_no_key_in_and_keeps_none_alive(
     ]
 
 
+@pytest.mark.slow
 def test_options_of_a_server_with_a_certificate(packages: Path, tmp_path: Path) -> None:
     pair = make_certificate(tmp_path / "tls")
     key = _run(tmp_path, "--create-key", "line3:operator").stdout.strip()

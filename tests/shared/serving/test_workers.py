@@ -67,6 +67,7 @@ def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_all_workers_and_survive_a_kill(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, url, key):
         assert {infer(url, key) for _ in range(40)} == {200}
@@ -108,6 +109,7 @@ def test_a_killed_worker_under_load_costs_only_its_own_requests(tmp_path: Path) 
     assert statuses[0] <= 4, "at most one request of each client was on its way to the one that was killed"
 
 
+@pytest.mark.slow
 def test_the_bench_counts_what_all_workers_answered(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, key):
         command = [sys.executable, "-m", "solutions.cli", "bench", "serve", url, "--model", "picky", "--key"]
@@ -118,6 +120,7 @@ def test_the_bench_counts_what_all_workers_answered(tmp_path: Path) -> None:
         assert run["server_success"] == run["accepted"] > 0
 
 
+@pytest.mark.slow
 def test_every_worker_unloads_and_loads(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, key):
         assert httpx.post(f"{url}/v2/repository/models/picky/unload", headers=key, json={}).status_code == 200

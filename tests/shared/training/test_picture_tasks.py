@@ -96,6 +96,7 @@ def test_small_pictures_come_first(folders: Path) -> None:
     assert sides == [32, 32, 48, 48, 64, 64]
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_package(folders: Path, tmp_path: Path) -> None:
     train_package(configured(folders, model={**SMALL, "image_size": 40}), tmp_path / "teacher")
     config = configured(folders, distill={"teachers": [str(tmp_path / "teacher")], "logits": 0.5})
@@ -125,6 +126,7 @@ def test_embeddings_are_unit_vectors_with_a_loss_that_falls(folders: Path, loss:
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_an_embedding_is_judged_by_its_package_as_in_training(folders: Path, tmp_path: Path) -> None:
     config = configured(folders, "embedding", model={**LITE, "dimensions": 16}, fit={"epochs": 1, "batch_size": 12})
     trained = train_package(config, tmp_path / "package")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from solutions.cctv import regions
 from solutions.cctv.regions import Looker, gathered, interest, square, tiles
-from solutions.cctv.scene import Box, Motion, Track
+from solutions.cctv.scene import MOVING, Box, Motion, Step, Track
 
 SIZES = st.tuples(st.integers(64, 4000), st.integers(64, 3000))
 
@@ -32,7 +32,8 @@ def motion(*boxes: Box, settled: bool = True) -> Motion:
 
 
 def track(box: Box, *, still: bool) -> Track:
-    return Track(1, "person", box, 0.9, 0.0, 0.0, deque(), still_since_s=0.0 if still else None)
+    path = deque([Step(0.0, box, measured=True)])
+    return Track(1, "person", box, 0.9, 0.0, 0.0, path, still_since_s=0.0 if still else None)
 
 
 def holds(outer: Box, inner: Box) -> bool:
@@ -109,15 +110,40 @@ def test_the_plan_does_not_depend_on_the_rate_of_frames() -> None:
     assert len(set(counts.values())) == 1
 
 
-def test_moving_tracks_are_looked_at_each_time_and_still_ones_each_second() -> None:
-    size, box = (1920, 1080), (900.0, 500.0, 940.0, 620.0)
-    for still, wanted in ((False, 29), (True, 2)):
-        looker = Looker(size)
-        looker.plan(motion(), [], 0.0)
-        plans = [looker.plan(motion(), [track(box, still=still)], i / 10) for i in range(1, 30)]
-        seen = [plan for plan in plans if plan is not None]
-        assert len(seen) == wanted
-        assert all(any(holds(region, box) for region in plan) for plan in seen)
+@pytest.mark.parametrize(
+    ("label", "still", "speed", "wanted"),
+    [
+        ("person", True, 0.0, 2),  # each second
+        ("person", False, 100.0, 14),  # each fifth of a second
+        ("person", False, 400.0, 29),  # out of its own box in that time: each time
+        (MOVING, False, 100.0, 18),  # at first each time, for it may yet get a name; then seldom
+    ],
+)
+def test_a_track_is_looked_at_as_often_as_the_look_can_tell(label: str, still: bool, speed: float, wanted: int) -> None:
+    looker = Looker((1920, 1080))
+    looker.plan(motion(), [], 0.0)
+    path: deque[Step] = deque()
+    seen = 0
+    for index in range(1, 30):
+        left = 400.0 + speed * index / 10
+        box = (left, 500.0, left + 40, 620.0)
+        path.append(Step(index / 10, box, measured=True))
+        one = Track(1, label, box, 0.9, 0.1, 0.0, path, still_since_s=0.0 if still else None)
+        plan = looker.plan(motion(box), [one], index / 10)
+        seen += plan is not None
+        assert plan is None or any(holds(region, box) for region in plan)
+    assert seen == pytest.approx(wanted, abs=1)
+
+
+def test_motion_that_no_track_explains_is_looked_at() -> None:
+    looker = Looker((1920, 1080))
+    box, other = (400.0, 500.0, 440.0, 620.0), (1400.0, 500.0, 1440.0, 620.0)
+    one = track(box, still=True)
+    looker.plan(motion(), [one], 0.0)
+    assert looker.plan(motion(box), [one], 0.1) is None
+    plan = looker.plan(motion(box, other), [one], 0.2)
+    assert plan is not None
+    assert any(holds(region, other) for region in plan)
 
 
 def test_when_nothing_is_sure_the_whole_is_looked_at() -> None:

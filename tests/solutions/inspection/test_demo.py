@@ -37,6 +37,7 @@ def run(*arguments: object) -> int:
     return cli.main(["demo", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_once_walks_the_whole_path(small, haechi_home, tmp_path, capsys) -> None:
     keys = tmp_path / "keys"
     signing.make_key(keys / "boss.pem")

@@ -96,6 +96,7 @@ def score_of(package: Path, picture: Path) -> float:
 # -- the package -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_auto_compares_all_models_and_keeps_the_best(trained: Made) -> None:
     assert [row["model"] for row in trained.learned.candidates] == list(MODELS)
     (chosen,) = [row for row in trained.learned.candidates if row["chosen"]]
@@ -109,6 +110,7 @@ def test_auto_compares_all_models_and_keeps_the_best(trained: Made) -> None:
     assert all(math.isfinite(score) for score in trained.learned.good_scores)
 
 
+@pytest.mark.slow
 def test_the_package_says_what_it_is_and_where_it_is_from(trained: Made, parts: Path) -> None:
     package = open_package(trained.path)
     manifest = package.manifest
@@ -126,6 +128,7 @@ def test_the_package_says_what_it_is_and_where_it_is_from(trained: Made, parts: 
     assert package.manifest.thresholds["review"].details["promise"] in report.replace("&#x27;", "'")
 
 
+@pytest.mark.slow
 def test_it_tells_good_parts_from_defective_ones(trained: Made, parts: Path) -> None:
     metrics = evaluate_package(trained.path, parts, 2)
     assert metrics["image_auroc"] >= 0.9
@@ -133,6 +136,7 @@ def test_it_tells_good_parts_from_defective_ones(trained: Made, parts: Path) -> 
     assert metrics["model"] == trained.manifest.lineage.settings["model"]
 
 
+@pytest.mark.slow
 def test_thresholds_are_set_on_scores_that_the_model_had_not_seen(trained: Made) -> None:
     thresholds = trained.manifest.thresholds
     assert thresholds["review"].value <= thresholds["ng"].value
@@ -147,6 +151,7 @@ def test_thresholds_are_set_on_scores_that_the_model_had_not_seen(trained: Made)
     assert {row.name for row in trained.learned.table} >= {"review", "ng"}
 
 
+@pytest.mark.slow
 def test_any_size_and_any_number_of_pictures_go_through_the_graph(trained: Made, parts: Path) -> None:
     inspector = Inspector.load(trained.path, threads=1)
     image = read_image(next((parts / "test/scratch").iterdir()))
@@ -164,6 +169,7 @@ def test_any_size_and_any_number_of_pictures_go_through_the_graph(trained: Made,
 # -- what it may look at ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_test_split_is_never_looked_at(parts: Path, quick: Made, tmp_path: Path) -> None:
     """Training gives the same numbers where the test pictures cannot even be opened."""
     data = scan(parts)
@@ -174,6 +180,7 @@ def test_the_test_split_is_never_looked_at(parts: Path, quick: Made, tmp_path: P
     assert open_package(tmp_path / "blind").model == open_package(quick.path).model
 
 
+@pytest.mark.slow
 def test_a_flat_bad_folder_sets_the_upper_threshold(parts: Path, quick: Made, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     shutil.copytree(parts / "train/good", flat / "good")
@@ -268,6 +275,7 @@ def without_when(manifest: Manifest) -> dict[str, Any]:
     return raw
 
 
+@pytest.mark.slow
 def test_a_yaml_and_the_command_make_the_same_package(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
