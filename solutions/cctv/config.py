@@ -29,6 +29,7 @@ PERSON = "person"
 VEHICLES = ("bicycle", "car", "motorcycle", "bus", "train", "truck", "forklift")
 MOVERS = (PERSON, *VEHICLES)
 BELONGINGS = ("backpack", "handbag", "suitcase")
+ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 
 
 class Strict(BaseModel):
@@ -111,6 +112,9 @@ class LineCrossing(RuleBase):
     labels: tuple[str, ...] = MOVERS
     directions: tuple[Literal["left", "right", "up", "down"], ...] = ()
     """Empty: either."""
+    unnamed: bool = True
+    """Also what moves and is seen by the detector under a name that means nothing here: to a detector of everyday things
+    a car from above is a telephone. Animals are no such things."""
     min_height: Share = 0.0
     severity: Severity = "info"
 

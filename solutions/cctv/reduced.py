@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge.io.frames import Bgr
 
-WIDTH = 320
+WIDTH = 256
 """Pixels that the reduced picture is wide, about."""
 _MEAN = np.full((1, 3), 1 / 3, dtype=np.float32)
 

@@ -55,6 +55,8 @@ class Track:
     path: deque[Step] = field(default_factory=deque)
     """Oldest first, at most `PATH_S` seconds."""
     votes: Counter[str] = field(default_factory=Counter)
+    unnamed: float = 0.0
+    """Sum of scores of detections with names that mean nothing here: something is there, whatever it is."""
     still_since_s: float | None = None
     """Since when it has not moved more than a fraction of its size; None: it moves."""
 
@@ -202,6 +204,8 @@ class View:
     """[P, 2] each."""
     lines: Mapping[str, NDArray[np.float32]]
     """[2, 2] each."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What several rules of the camera have in common, by name."""
 
     @classmethod
     def of(cls, camera: Camera, size: tuple[int, int]) -> View:

@@ -27,6 +27,8 @@ _AGAIN_NEAR = 0.6
 """One place: within so many heights of it."""
 _SIDEWAYS = 1.1
 """A line that is wider than so many times its height runs sideways; of others one says left and right."""
+_SOLID = 1.0
+"""Sum of scores of looks that saw something without a name that counts, from which on it is a thing and no shadow."""
 _END_MARGIN = 0.03
 """Of the line's length, by which it is longer at either end: feet are not known to the pixel."""
 
@@ -139,7 +141,13 @@ class LineCrossingRunner:
 
     def update(self, scene: Scene) -> list[Signal]:
         """Crossings since the last frame."""
-        tracks = [each for each in scene.tracks if meant(each, self.rule.labels, self.view, self.rule.min_height)]
+        least = self.rule.min_height
+        tracks = [
+            each
+            for each in scene.tracks
+            if meant(each, self.rule.labels, self.view, least)
+            or (self.rule.unnamed and each.unnamed >= _SOLID and meant(each, (MOVING,), self.view, least))
+        ]
         signals = []
         for line in self._lines:
             for crossed in line.update(scene, tracks):

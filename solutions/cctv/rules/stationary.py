@@ -8,6 +8,7 @@ tracked and are no objects; where one stood while the background was learned, no
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -40,37 +41,52 @@ _SAME_PLACE = 0.5
 class Change:
     """A region that is not what it was."""
 
-    mask: NDArray[np.bool_]
     box: Box
     """In pixels of the frame."""
+    area: float
+    """Share of the picture."""
     since_s: float
     left: bool
     """True: something is there now; False: it was there before."""
 
+    def lasts(self, rule: AbandonedObject | RemovedObject, now_s: float) -> bool:
+        """Whether it has stayed long enough for a rule, and is large enough."""
+        return now_s - self.since_s >= rule.min_s and self.area >= rule.min_area
+
 
 class Changes:
-    """Regions of one camera's picture that changed and stay so."""
+    """Regions of one camera's picture that changed and stay so. Rules of a camera share one."""
 
-    def __init__(self, min_s: float, min_area: float) -> None:
-        self._min_s, self._min_area = min_s, min_area
-        self._background: Colours | None = None
+    def __init__(self) -> None:
+        self._min_s = self._min_area = math.inf
+        self._found: list[Change] = []
+        self._background: Colours = np.zeros((0, 0, 3), dtype=np.float32)
         self._recent: Colours = np.zeros((0, 0, 3), dtype=np.float32)
         self._tainted = np.zeros((0, 0), dtype=bool)
         """Where people or vehicles were while the background was learned."""
         self._unchanged_s = self._moved_s = np.zeros((0, 0))
         """[h, w] when each pixel was last as the background, and last in motion."""
-        self._began_s = self._last_s = -1e9
+        self._began_s = self._last_s = -math.inf
 
-    def update(self, scene: Scene) -> list[Change] | None:
-        """Those that have stayed for `min_s`; None where it is not time to look."""
+    @classmethod
+    def of(cls, view: View, min_s: float, min_area: float) -> Changes:
+        """The camera's, looking for what stays for `min_s` or longer and covers `min_area` of the picture or more."""
+        shared: Changes = view.shared.setdefault(__name__, cls())
+        shared._min_s, shared._min_area = min(shared._min_s, min_s), min(shared._min_area, min_area)
+        return shared
+
+    def update(self, scene: Scene) -> list[Change]:
+        """Those that have stayed, as they were found last: looks every `_EVERY_S`."""
+        if scene.time_s - self._last_s >= _EVERY_S - 1e-6:
+            self._found = self._look(scene)
+        return self._found
+
+    def _look(self, scene: Scene) -> list[Change]:
         now = scene.time_s
-        if now - self._last_s < _EVERY_S - 1e-6:
-            return None
         picture, scale = scene.reduced
         small = softened(picture)
-        if self._background is None or self._background.shape != small.shape:
+        if self._background.shape != small.shape:
             self._start(small, now)
-        assert self._background is not None
         step, self._last_s = min(now - self._last_s, 2.0), now
         movers = _covered(scene, small.shape[:2], scale)
         learning = now - self._began_s < _LEARN_S
@@ -82,13 +98,12 @@ class Changes:
         even = small * _gain(small, self._background)
         differs = _beyond(even, self._background) > _DIFFERS
         still = apart(small, self._recent) < _STILL
-        self._recent += (1 - np.exp(-step / _FAST_S)) * (small - self._recent)
+        cv2.accumulateWeighted(small, self._recent, 1 - float(np.exp(-step / _FAST_S)))
         self._unchanged_s[~differs] = now
         # A pixel counts as at rest again only after it has been still for a while.
         self._moved_s[~still | movers] = now
-        slow = 1 - float(np.exp(-step / _SLOW_S))
-        calm = ~differs & ~movers
-        self._background[calm] += slow * (small[calm] - self._background[calm])
+        calm = (~differs & ~movers).view(np.uint8)
+        cv2.accumulateWeighted(small, self._background, 1 - float(np.exp(-step / _SLOW_S)), calm)
         if differs.mean() > _LIGHT:
             return []
         lasting = differs & (now - self._moved_s > min(1.0, self._min_s / 2)) & ~movers
@@ -102,7 +117,6 @@ class Changes:
         self._began_s = self._last_s = now
 
     def _judged(self, lasting: NDArray[np.bool_], even: Colours, scale: float, now: float) -> list[Change]:
-        assert self._background is not None
         mask = cv2.morphologyEx(lasting.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
@@ -122,7 +136,8 @@ class Changes:
             if left is None or _only_light(region, even, self._background):
                 continue
             x, y, width, height = (float(each) * scale for each in stats[row, :4])
-            found.append(Change(region, (x, y, x + width, y + height), since, left))
+            area = stats[row, cv2.CC_STAT_AREA] / mask.size
+            found.append(Change((x, y, x + width, y + height), area, since, left))
         return found
 
 
@@ -154,29 +169,25 @@ class Abandoned:
 
     def __init__(self, rule: AbandonedObject, view: View) -> None:
         self.rule, self.view = rule, view
-        self._changes = Changes(rule.min_s, rule.min_area)
+        self._changes = Changes.of(view, rule.min_s, rule.min_area)
         self._told = _Told()
-        self._signals: list[Signal] = []
 
     def update(self, scene: Scene) -> list[Signal]:
         """What lies there."""
-        changes = self._changes.update(scene)
-        if changes is None:
-            return self._signals
         meant = [
             each
-            for each in changes
+            for each in self._changes.update(scene)
             if each.left
+            and each.lasts(self.rule, scene.time_s)
             and place_of(self.rule.zones, self.view, _middle(each.box))[0]
             and (self._told.find(each.box) is not None or not self._minded(each.box, scene))
         ]
-        self._signals = [
+        return [
             _signal(
                 "abandoned_object", place_of(self.rule.zones, self.view, _middle(each.box))[1], each.box, since, number
             )
             for each, number, since in self._told.now(meant)
         ]
-        return self._signals
 
     def _minded(self, box: Box, scene: Scene) -> bool:
         """Whether a person is near enough to be its owner."""
@@ -194,26 +205,24 @@ class Removed:
     """Something that was there is gone; with zones, each is a place of its own."""
 
     def __init__(self, rule: RemovedObject, view: View) -> None:
-        self._changes = Changes(rule.min_s, rule.min_area)
+        self.rule = rule
+        self._changes = None if rule.zones else Changes.of(view, rule.min_s, rule.min_area)
         self._zones = {name: view.zones[name] for name in rule.zones}
         self._places = {name: _Place(polygon, rule.min_s) for name, polygon in self._zones.items()}
         self._told = _Told()
-        self._signals: list[Signal] = []
 
     def update(self, scene: Scene) -> list[Signal]:
         """What is gone."""
-        if self._places:
+        if self._changes is None:
             found = [(name, place.update(scene)) for name, place in self._places.items()]
             return [
                 _signal("removed_object", name, _around(self._zones[name]), since)
                 for name, since in found
                 if since is not None
             ]
-        changes = self._changes.update(scene)
-        if changes is not None:
-            gone = self._told.now([each for each in changes if not each.left])
-            self._signals = [_signal("removed_object", None, each.box, since, number) for each, number, since in gone]
-        return self._signals
+        changes = [each for each in self._changes.update(scene) if each.lasts(self.rule, scene.time_s)]
+        gone = self._told.now([each for each in changes if not each.left])
+        return [_signal("removed_object", None, each.box, since, number) for each, number, since in gone]
 
 
 class _Place:

@@ -18,7 +18,7 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from solutions.cctv.config import BELONGINGS, MOVERS, PERSON, VEHICLES
+from solutions.cctv.config import ANIMALS, BELONGINGS, MOVERS, PERSON, VEHICLES
 from solutions.cctv.scene import MOVING, PATH_S, Box, Motion, Step, Track
 from solutions.cctv.tracking.association import Array, assign, closeness, covered, overlap
 from solutions.cctv.tracking.kalman import Kalman
@@ -137,7 +137,7 @@ class Tracker:
         boxes = np.asarray(detections.xyxy, dtype=np.float64).reshape(-1, 4)
         scores = self._shares(detections)
         given = detections.data.get("class_name", [PERSON] * len(boxes))
-        names = [str(name) if str(name) in self._named else MOVING for name in given]
+        names = [_known(str(name), self._named) for name in given]
         alike = self._alike(names)
         sure = scores >= HIGH
         self._follow_camera(boxes, alike * sure)
@@ -147,7 +147,7 @@ class Tracker:
             rows, columns = assign(gain * free[:, None] * (chosen & open_), _LEAST)
             free[rows] = open_[columns] = False
             self._take(rows, boxes[columns], scores[columns], [names[column] for column in columns], time_s)
-        fresh = np.flatnonzero(open_ & sure & np.array([name != MOVING for name in names], dtype=bool))
+        fresh = np.flatnonzero(open_ & sure & np.array([name not in ("", MOVING) for name in names], dtype=bool))
         for column in fresh[np.argsort(-scores[fresh])]:
             if not self._is_double(boxes[column], names[column], free):
                 self._begin(boxes[column], time_s, names[column], float(scores[column]))
@@ -218,7 +218,7 @@ class Tracker:
     def _alike(self, names: Sequence[str]) -> Array:
         """[N, M] 1 where a track may be what a detection names."""
         mine = [_group(kept.track.label) for kept in self._kept]
-        theirs = [_group(name) for name in names]
+        theirs = [_group(name or MOVING) for name in names]
         if len({*mine, *theirs}) <= 1:
             return np.ones((len(mine), len(theirs)))
         table = [[one in (other, MOVING) for other in theirs] for one in mine]
@@ -244,11 +244,13 @@ class Tracker:
         if not len(rows):
             return
         for row, box, score, name in zip(rows.tolist(), boxes, scores.tolist(), names, strict=True):
-            if name != MOVING:
+            if name == MOVING:
+                self._kept[row].track.unnamed += score
+            elif name:
                 if not self._kept[row].detections and score >= _NAMED_FROM:
                     self._trust(row, box, time_s)
                 self._vote(self._kept[row], name, score)
-        vague = np.where([name == MOVING for name in names], 1.0, 1 - np.clip(scores, 0, 1))
+        vague = np.where([name in ("", MOVING) for name in names], 1.0, 1 - np.clip(scores, 0, 1))
         self._kalman.correct(rows, _centred(boxes), 1 + _DOUBT * vague[:, None])
         for row, state in zip(rows.tolist(), self._kalman.mean[rows, :, 0].tolist(), strict=True):
             self._place(row, state, time_s, measured=True)
@@ -334,6 +336,13 @@ class Tracker:
         state = self._kalman.mean[:, :, 0]
         half = state[:, 2:] / 2
         return np.concatenate([state[:, :2] - half, state[:, :2] + half], axis=1)
+
+
+def _known(name: str, named: Collection[str]) -> str:
+    """A name that means something here; `MOVING` for others; none for animals: those are known not to be meant."""
+    if name in named:
+        return name
+    return "" if name in ANIMALS else MOVING
 
 
 def _moving(motion: Motion | None) -> Array:
