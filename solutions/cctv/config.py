@@ -113,8 +113,8 @@ class LineCrossing(RuleBase):
     directions: tuple[Literal["left", "right", "up", "down"], ...] = ()
     """Empty: either."""
     unnamed: bool = True
-    """Also what moves and is seen by the detector under a name that means nothing here: to a detector of everyday things
-    a car from above is a telephone. Animals are no such things."""
+    """Also what moves and is seen by the detector under a name that means nothing here, but for animals: to a detector
+    of everyday things a car from above is a telephone."""
     min_height: Share = 0.0
     severity: Severity = "info"
 

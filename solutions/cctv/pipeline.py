@@ -3,14 +3,14 @@
 A frame passes the motion gate. Where something moves or is being followed, and now and then in any case, the detector
 is asked, about the regions that matter; between its answers tracks go on by motion. Rules read the tracks, the event
 machine makes events of what they signal. The detector is not here: it is shared by all cameras, so the service asks it
-between `look` and `conclude`.
+between `plan` and `track`, and has the gate of the next frame and the rules of the last one run meanwhile.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -34,13 +34,11 @@ DETECT_EVERY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A frame that was seen, and what the detector should be asked about it."""
+    """A frame that was seen, without private areas, and what the detector should be asked about it."""
 
     frame: Frame
-    image: Bgr
-    """Without private areas."""
     motion: Motion
-    regions: tuple[Box, ...] | None
+    regions: tuple[Box, ...] | None = None
     """Parts of the picture; None: nothing."""
 
 
@@ -81,23 +79,27 @@ class CameraPipeline:
         self._view: View | None = None
         self._detected_s = -np.inf
 
-    def look(self, frame: Frame) -> Look:
-        """See a frame."""
+    def see(self, frame: Frame) -> Look:
+        """What moves in a frame."""
         size = (frame.image.shape[1], frame.image.shape[0])
         if self._view is None or self._view.size != size:
             self._start(size)
         image = self._without_private(frame.image)
         shown = Frame(frame.camera, frame.index, frame.time_s, image, frame.taken_at)
-        motion = self._gate.update(shown)
-        regions = None
-        if frame.time_s - self._detected_s >= DETECT_EVERY_S - 1e-6:
-            regions = self._looker.plan(motion, self._tracker.tracks, frame.time_s)
-        if regions is not None:
-            self._detected_s = frame.time_s
-        return Look(shown, image, motion, regions)
+        return Look(shown, self._gate.update(shown))
 
-    def conclude(self, look: Look, detections: sv.Detections | None) -> Outcome:
-        """Track, judge by the rules, make events.
+    def plan(self, look: Look) -> Look:
+        """What the detector should be asked, once the frame before is tracked."""
+        time_s = look.frame.time_s
+        if time_s - self._detected_s < DETECT_EVERY_S - 1e-6:
+            return look
+        regions = self._looker.plan(look.motion, self._tracker.tracks, time_s)
+        if regions is not None:
+            self._detected_s = time_s
+        return replace(look, regions=regions)
+
+    def track(self, look: Look, detections: sv.Detections | None) -> Scene:
+        """Who and what is there.
 
         Args:
             detections: of the regions; None: the detector was not asked.
@@ -107,13 +109,16 @@ class CameraPipeline:
         self.association_s += time.perf_counter() - started
         self.frames += 1
         assert self._view is not None
-        scene = Scene(look.frame, self._view.size, tracks, look.motion)
+        return Scene(look.frame, self._view.size, tracks, look.motion)
+
+    def judge(self, scene: Scene) -> Outcome:
+        """What the rules make of it, before the next frame is tracked."""
         signals = [
             (rule, signal)
             for rule, runner in zip(self._rules, self._runners, strict=True)
             for signal in runner.update(scene)
         ]
-        messages = self._machine.update(signals, look.frame)
+        messages = self._machine.update(signals, scene.frame)
         return Outcome(scene, tuple(signal for _, signal in signals), tuple(map(self._placed, messages)))
 
     def offline(self, time_s: float, since_s: float, taken_at: dt.datetime, error: str | None) -> tuple[Message, ...]:

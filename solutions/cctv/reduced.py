@@ -5,6 +5,8 @@ By OpenCV and not NumPy where channels are put together: along a short last axis
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ Mask = NDArray[np.uint8]
 def reduce(image: Bgr) -> tuple[Bgr, float]:
     """A picture in small, each pixel the mean of whole pixels, and by what to multiply for pixels of the frame."""
     height, width = image.shape[:2]
-    scale = factor = max(round(width / WIDTH), 1)
+    scale = factor = max(math.ceil(width / WIDTH - 0.5), 1)
     size = (max(width // scale, 1), max(height // scale, 1))
     small = image[: size[1] * scale, : size[0] * scale]
     while factor % 2 == 0:  # halves have a quick way of their own, ten times quicker than any other share

@@ -145,8 +145,7 @@ class Looker:
         boxes = [track.box for track in tracks if due or unsure or self._due(track, time_s)]
         if motion is not None and not unsure:
             boxes += [box for box in motion.boxes if not any(_explains(track.box, box) for track in tracks)]
-        boxes = [box for box in (_inside(each, self._size) for each in boxes) if box is not None]
-        found = gathered([interest(box, self._size, self._side, self._smallest) for box in boxes], self._size)
+        found = self._around(boxes, [track.box for track in tracks])
         if due or unsure:
             extra = tiles(self._size, self._side) if self._tiled else []
             found = list(dict.fromkeys([whole, *(found if not extra else []), *extra]))
@@ -159,6 +158,20 @@ class Looker:
             for track in tracks
         }
         return tuple(found) or None
+
+    def _around(self, boxes: Iterable[Box], others: Iterable[Box]) -> list[Box]:
+        """Regions around boxes that cut through no others: of a person cut in two a detector makes two."""
+        wanted, rest = (
+            [each for each in (_inside(box, self._size) for box in some) if each is not None]
+            for some in (boxes, others)
+        )
+        while True:
+            found = gathered([interest(box, self._size, self._side, self._smallest) for box in wanted], self._size)
+            cut = [box for box in rest if any(_cuts(region, box) for region in found)]
+            if not cut:
+                return found
+            wanted += cut
+            rest = [box for box in rest if box not in cut]
 
     def _due(self, track: Track, time_s: float) -> bool:
         """Whether the detector should say again what a track is, and where."""
@@ -216,6 +229,12 @@ def _without_inner(regions: list[Box]) -> list[Box]:
 
 def _holds(outer: Box, inner: Box) -> bool:
     return outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
+
+
+def _cuts(region: Box, box: Box) -> bool:
+    """Whether a part of a box lies in a region, and a part does not."""
+    meets = region[0] < box[2] and box[0] < region[2] and region[1] < box[3] and box[1] < region[3]
+    return meets and not _holds(region, box)
 
 
 def _inside(box: Box, size: tuple[int, int]) -> Box | None:

@@ -51,9 +51,9 @@ def replay(
     events: list[Event] = []
     with open_source(name, str(clip), fps=FILE_FPS) as source, _film(output) as film:
         for frame in source:
-            look = pipeline.look(frame)
-            found = None if look.regions is None else eyes.detect([look.image], [look.regions])[0]
-            outcome = pipeline.conclude(look, found)
+            look = pipeline.plan(pipeline.see(frame))
+            found = None if look.regions is None else eyes.detect([look.frame.image], [look.regions])[0]
+            outcome = pipeline.judge(pipeline.track(look, found))
             frames.append(_told(outcome, looked=found is not None))
             for message in outcome.messages:
                 say(f"{frame.time_s:8.2f} s  {message.kind:6} {message.event.type} {_place(message.event)}")

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,12 @@ from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import supervision as sv
+
 from edge.io.sources import Source, open_source
 from shared.errors import BadInput, HaechiError
 from shared.log import get_logger
+from shared.runtime import default_threads
 from solutions.cctv.config import Camera, Site
 from solutions.cctv.detector import Detector
 from solutions.cctv.pipeline import CameraPipeline, Look, Outcome
@@ -41,7 +45,10 @@ class Summary:
     """What a run was like. Times are means in milliseconds."""
 
     frames: int = 0
+    """That the sources gave; of a file with many frames a second not all are looked at."""
+    looked_at: int = 0
     dropped: int = 0
+    """Of a live source: newer ones came before they could be looked at."""
     seconds: float = 0.0
     detector_runs: int = 0
     detector_s: float = 0.0
@@ -53,11 +60,12 @@ class Summary:
         """For `--json`."""
         return {
             "frames": self.frames,
+            "looked_at": self.looked_at,
             "fps": round(self.frames / self.seconds, 2) if self.seconds else 0.0,
             "dropped": self.dropped,
             "detector_ms": round(1000 * self.detector_s / max(self.detector_runs, 1), 3),
             "detector_runs": self.detector_runs,
-            "association_ms": round(1000 * self.association_s / max(self.frames, 1), 3),
+            "association_ms": round(1000 * self.association_s / max(self.looked_at, 1), 3),
             "peak_rss_mb": round(_peak_mb(), 1),
             "events": len(self.lines),
         }
@@ -73,6 +81,17 @@ class Summary:
             place = line.get("line") or line.get("zone") or ""
             end = "" if line["end_s"] is None else f" to {line['end_s']:.1f}"
             yield f"  {line['start_s']:8.2f}{end} s  {line['camera']}  {line['type']} {place} {line['direction'] or ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """Frames of a round that the detector is looking at."""
+
+    looks: dict[str, Look]
+    asked: tuple[str, ...]
+    """The cameras that it was asked about."""
+    answer: Future[list[sv.Detections]] | None
+    """For each of them; None: it was not asked."""
 
 
 class Service:
@@ -104,7 +123,11 @@ class Service:
         self.summary = Summary()
         self._events_path, self._clip = events, clip
         self._folder = site_file.parent if site_file is not None else None
-        self._detector = Detector.load(self._package(detector), threads or site.detector.threads)
+        self._detector = Detector.load(
+            self._package(detector), threads or site.detector.threads or _threads(len(site.cameras))
+        )
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="detector")
+        self._pending: _Pending | None = None
         zone = _zone(site.time_zone)
         self.pipelines = {
             name: CameraPipeline(name, camera, clip=clip, zone=zone, detector=self._detector)
@@ -135,6 +158,7 @@ class Service:
 
     def close(self) -> None:
         """Let go of sources and files. Safe to call again."""
+        self._asking.shutdown(cancel_futures=True)
         for source in self._sources.values():
             source.close()
         if self._reporter is not None:
@@ -150,13 +174,15 @@ class Service:
             while not self._stopped.is_set():
                 if not self.step() and until_end and all(source.ended for source in self._sources.values()):
                     break
+        for name, scene in self._tracked().items():
+            self._concluded(name, self.pipelines[name].judge(scene))
         for name, pipeline in self.pipelines.items():
             self._tell(name, pipeline.close())
         self._finish(time.perf_counter() - started)
         return self.summary
 
     def step(self) -> int:
-        """One turn of the loop; how many frames there were."""
+        """One turn of the loop; 0 where there was nothing to do."""
         self._watch_sources()
         return self._round()
 
@@ -169,26 +195,47 @@ class Service:
         self._stopped.set()
 
     def _round(self) -> int:
-        """One frame of each camera that has a new one; how many there were."""
-        looks: dict[str, Look] = {}
+        """One frame of each camera that has a new one, while the detector looks at those of the round before.
+
+        Nothing is decided differently from one frame after the other: what the detector is asked waits for the tracks
+        of the frame before; only the gate of the new frames and the rules of the old ones run beside it.
+        """
+        looks = self._new_looks()
+        scenes = self._tracked()
+        if looks:
+            self._pending = self._ask({name: self.pipelines[name].plan(look) for name, look in looks.items()})
+        for name, scene in scenes.items():
+            self._concluded(name, self.pipelines[name].judge(scene))
+        if not looks and not scenes and len(self._sources) > 1:
+            time.sleep(_IDLE_S / 4)
+        return len(looks) + len(scenes)
+
+    def _new_looks(self) -> dict[str, Look]:
+        """Of each camera with a new frame; waits a moment where there is nothing else to do."""
+        wait_s = _IDLE_S if len(self._sources) == 1 and self._pending is None else 0.0
+        looks = {}
         for name, source in self._sources.items():
-            alone = len(self._sources) == 1
-            frame = source.read(_IDLE_S if alone else 0.0)
+            frame = source.read(wait_s)
             if frame is not None:
-                looks[name] = self.pipelines[name].look(frame)
-        if not looks:
-            if len(self._sources) > 1:
-                time.sleep(_IDLE_S / 4)
-            return 0
+                looks[name] = self.pipelines[name].see(frame)
+                self._seen[name] = (frame.time_s, time.monotonic())
+        return looks
+
+    def _ask(self, looks: dict[str, Look]) -> _Pending:
         asked = {name: look for name, look in looks.items() if look.regions is not None}
-        answers = self._detector.detect(
-            [look.image for look in asked.values()], [look.regions for look in asked.values()]
-        )
-        found = dict(zip(asked, answers, strict=True))
-        for name, look in looks.items():
-            self._seen[name] = (look.frame.time_s, time.monotonic())
-            self._concluded(name, self.pipelines[name].conclude(look, found.get(name)))
-        return len(looks)
+        if not asked:
+            return _Pending(looks, (), None)
+        images, regions = [each.frame.image for each in asked.values()], [each.regions for each in asked.values()]
+        return _Pending(looks, tuple(asked), self._asking.submit(self._detector.detect, images, regions))
+
+    def _tracked(self) -> dict[str, Scene]:
+        """Of the frames that the detector was asked about in the round before."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return {}
+        answers = [] if pending.answer is None else pending.answer.result()
+        found = dict(zip(pending.asked, answers, strict=True))
+        return {name: self.pipelines[name].track(look, found.get(name)) for name, look in pending.looks.items()}
 
     def _watch_sources(self) -> None:
         """Once a second: how each camera is, and an event for one that has been gone for too long."""
@@ -206,7 +253,7 @@ class Service:
                 self._tell(name, self.pipelines[name].offline(last_s + gone, last_s, at, source.status.error))
 
     def _concluded(self, name: str, outcome: Outcome) -> None:
-        self.summary.frames += 1
+        self.summary.looked_at += 1
         view = self.pipelines[name].view
         if self._reporter is not None:
             self._reporter.seen(name, outcome, view)
@@ -231,12 +278,13 @@ class Service:
     def _finish(self, seconds: float) -> None:
         summary = self.summary
         summary.seconds = seconds
+        summary.frames = sum(source.status.frames for source in self._sources.values())
         summary.dropped = sum(source.status.dropped for source in self._sources.values())
         summary.detector_runs, summary.detector_s = self._detector.runs, self._detector.total_s
         summary.association_s = sum(pipeline.association_s for pipeline in self.pipelines.values())
         summary.lines.sort(key=lambda line: (line["start_s"], line["id"]))
         for source in self._sources.values():
-            if source.status.error and not summary.frames:
+            if source.status.error and not summary.looked_at:
                 raise HaechiError(f"camera {source.camera} gave no frame: {source.status.error}.")
 
     def _open(self, name: str, camera: Camera) -> Source:
@@ -284,6 +332,11 @@ def size_of(clip: Path) -> tuple[int, int]:
         if frame is None:
             raise BadInput(f"{clip} holds no picture that can be read; give another file.")
         return frame.image.shape[1], frame.image.shape[0]
+
+
+def _threads(cameras: int) -> int:
+    """Of the detector: with several cameras one core is for the gates, the rules and the decoders."""
+    return max(1, default_threads() - (cameras > 1))
 
 
 def _opened(path: Path) -> TextIO:

@@ -146,6 +146,15 @@ def test_motion_that_no_track_explains_is_looked_at() -> None:
     assert any(holds(region, other) for region in plan)
 
 
+def test_a_region_cuts_through_nobody_who_is_followed() -> None:
+    looker = Looker((1920, 1080))
+    still = track((420.0, 400.0, 520.0, 700.0), still=True)
+    looker.plan(motion(), [still], 0.0)
+    plan = looker.plan(motion((540.0, 600.0, 600.0, 680.0)), [still], 0.1)
+    assert plan is not None
+    assert all(holds(region, still.box) for region in plan)
+
+
 def test_when_nothing_is_sure_the_whole_is_looked_at() -> None:
     looker = Looker((768, 432))
     for time_s in (0.0, 0.1, 0.2):
