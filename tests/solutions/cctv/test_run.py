@@ -98,12 +98,12 @@ def test_a_camera_that_does_not_answer_is_an_event_and_stops_no_other(home: Path
     with Service(load(path), site_file=path) as service:
         started = time.monotonic()
         told: list[Event] = []
-        while (not told or service.summary.frames < FPS * SECONDS) and time.monotonic() - started < 60:
+        while (not told or service.summary.looked_at < FPS * SECONDS) and time.monotonic() - started < 60:
             service.step()
             told = [event for event in service.open_events("yard") if event.type == "camera_offline"] or told
         assert told
         assert "secret" not in json.dumps(told[0].as_line())
-        assert service.summary.frames == FPS * SECONDS
+        assert service.summary.looked_at == FPS * SECONDS
 
 
 def test_replay_tells_and_draws(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
