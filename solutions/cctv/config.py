@@ -199,7 +199,7 @@ class AbandonedObject(RuleBase):
     """At rest for so long."""
     min_area: Share = 0.0008
     """Of the picture."""
-    owner_distance: Annotated[float, Field(ge=0, le=20)] = 1.5
+    owner_distance: Annotated[float, Field(ge=0, le=20)] = 1.0
     """A person nearer than so many of the person's heights still minds it."""
 
 

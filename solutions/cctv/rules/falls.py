@@ -171,7 +171,7 @@ def confidence(posture: Posture) -> float:
     if posture.truncated and (posture.aspect < 1.3 or posture.widening < 1.8):
         return 0.0
     if posture.aspect >= 1.15 and posture.drop >= 0.45 and posture.widening >= 1.3:
-        needed, quick = 0.2, 0.6
+        needed, quick = 0.2, 0.7
     elif posture.aspect >= 1.0 and posture.drop >= 0.4 and posture.widening >= 1.2:
         needed, quick = 0.5, 0.75
     elif posture.drop >= 0.5 and posture.aspect >= 0.7 and posture.rise <= 0.2:

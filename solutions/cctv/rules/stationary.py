@@ -9,7 +9,8 @@ tracked and are no objects; where one stood while the background was learned, no
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -35,6 +36,9 @@ _LIGHT = 0.35
 """Of the picture: where so much differs it is the light."""
 _MOST_AREA = 0.08
 _SAME_PLACE = 0.5
+_HELD_S = 1.0
+_HANDED_S = 1.5
+"""Nobody near for so long: whoever comes now is a passer-by."""
 
 
 @dataclass(slots=True)
@@ -142,63 +146,104 @@ class Changes:
 
 
 class _Told:
-    """Changes that were signalled, so that each keeps its name while its outline wavers."""
+    """Changes that were signalled: each keeps its name while its outline wavers or somebody stands before it."""
 
     def __init__(self) -> None:
-        self._known: list[tuple[int, Box, float]] = []
+        self._known: list[tuple[Change, int, float]] = []
+        """With number and the time until which it is held though it is not seen."""
         self._next = 1
 
-    def find(self, box: Box) -> tuple[int, float] | None:
-        """Number and start of the change that was signalled here."""
-        return next((each[::2] for each in self._known if _overlap(each[1], box) > _SAME_PLACE), None)
+    def find(self, box: Box) -> Change | None:
+        """The change that was signalled here."""
+        return next((each[0] for each in self._known if _overlap(each[0].box, box) > _SAME_PLACE), None)
 
-    def now(self, changes: list[Change]) -> list[tuple[Change, int, float]]:
-        """These are signalled now: each with its number and its start."""
+    def now(self, changes: list[Change], scene: Scene) -> list[tuple[Change, int]]:
+        """What is signalled now: each change with its number."""
         found = []
         for change in changes:
-            known = self.find(change.box)
+            known = next((each for each in self._known if _overlap(each[0].box, change.box) > _SAME_PLACE), None)
             if known is None:
-                known, self._next = (self._next, change.since_s), self._next + 1
-            found.append((change, *known))
-        self._known = [(number, change.box, since) for change, number, since in found]
-        return found
+                number, self._next = self._next, self._next + 1
+            else:
+                self._known.remove(known)
+                change, number = replace(change, since_s=known[0].since_s), known[1]
+            found.append((change, number, scene.time_s + _HELD_S))
+        for change, number, until_s in self._known:
+            hidden = any(_overlap(track.box, change.box, of_second=True) > 0.2 for track in scene.tracks)
+            if hidden or scene.time_s < until_s:
+                found.append((change, number, scene.time_s + _HELD_S if hidden else until_s))
+        self._known = found
+        return [(change, number) for change, number, _ in found]
+
+
+class _Minders:
+    """Where people were lately, so that of a thing that turns out to lie there it can be told whose it was."""
+
+    def __init__(self, rule: AbandonedObject) -> None:
+        self._rule = rule
+        self._seen: deque[tuple[float, list[tuple[int, Box]]]] = deque()
+
+    def update(self, scene: Scene) -> None:
+        """Remember who is where, every `_EVERY_S`, for half a minute longer than a thing must lie to be told."""
+        now = scene.time_s
+        if self._seen and now - self._seen[-1][0] < _EVERY_S - 1e-6:
+            return
+        self._seen.append((now, [(track.id, track.box) for track in scene.tracks if track.label == PERSON]))
+        while self._seen[0][0] < now - self._rule.min_s - 30.0:
+            self._seen.popleft()
+
+    def left_s(self, thing: Change) -> float:
+        """When its owner was last near: who was there as it was put down, and who took over from them without a gap (a
+        track that broke off goes on under another number). Passers-by do not mind it."""
+        owners: set[int] = set()
+        left_s = thing.since_s
+        for time_s, people in self._seen:
+            near = {number for number, box in people if self._near(thing.box, box)}
+            if thing.since_s - 1.0 <= time_s <= left_s + _HANDED_S:
+                owners |= near
+            if near & owners:
+                left_s = max(left_s, time_s)
+        return left_s
+
+    def _near(self, thing: Box, person: Box) -> bool:
+        apart_x = max(person[0] - thing[2], thing[0] - person[2], 0.0)
+        apart_y = max(person[1] - thing[3], thing[1] - person[3], 0.0)
+        return math.hypot(apart_x, apart_y) < self._rule.owner_distance * (person[3] - person[1])
 
 
 class Abandoned:
-    """Something new that stays, and nobody with it."""
+    """Something new that stays, and nobody with it. It begins when the owner leaves."""
 
     def __init__(self, rule: AbandonedObject, view: View) -> None:
         self.rule, self.view = rule, view
         self._changes = Changes.of(view, rule.min_s, rule.min_area)
+        self._minders = _Minders(rule)
         self._told = _Told()
 
     def update(self, scene: Scene) -> list[Signal]:
         """What lies there."""
-        meant = [
-            each
-            for each in self._changes.update(scene)
-            if each.left
-            and each.lasts(self.rule, scene.time_s)
-            and place_of(self.rule.zones, self.view, _middle(each.box))[0]
-            and (self._told.find(each.box) is not None or not self._minded(each.box, scene))
-        ]
+        self._minders.update(scene)
+        meant = []
+        for each in self._changes.update(scene):
+            if not (
+                each.left
+                and each.lasts(self.rule, scene.time_s)
+                and place_of(self.rule.zones, self.view, _middle(each.box))[0]
+            ):
+                continue
+            left_s = self._minders.left_s(each)
+            if self._told.find(each.box) is not None or scene.time_s - left_s > _HANDED_S:
+                meant.append(replace(each, since_s=left_s))
         return [
             _signal(
-                "abandoned_object", place_of(self.rule.zones, self.view, _middle(each.box))[1], each.box, since, number
+                "abandoned_object",
+                place_of(self.rule.zones, self.view, _middle(each.box))[1],
+                each.box,
+                each.since_s,
+                number,
             )
-            for each, number, since in self._told.now(meant)
+            for each, number in self._told.now(meant, scene)
         ]
-
-    def _minded(self, box: Box, scene: Scene) -> bool:
-        """Whether a person is near enough to be its owner."""
-        for track in scene.tracks:
-            if track.label == PERSON:
-                tall = track.box[3] - track.box[1]
-                apart_x = max(track.box[0] - box[2], box[0] - track.box[2], 0.0)
-                apart_y = max(track.box[1] - box[3], box[1] - track.box[3], 0.0)
-                if np.hypot(apart_x, apart_y) < self.rule.owner_distance * tall:
-                    return True
-        return False
 
 
 class Removed:
@@ -221,8 +266,8 @@ class Removed:
                 if since is not None
             ]
         changes = [each for each in self._changes.update(scene) if each.lasts(self.rule, scene.time_s)]
-        gone = self._told.now([each for each in changes if not each.left])
-        return [_signal("removed_object", None, each.box, since, number) for each, number, since in gone]
+        gone = self._told.now([each for each in changes if not each.left], scene)
+        return [_signal("removed_object", None, each.box, each.since_s, number) for each, number in gone]
 
 
 class _Place:
@@ -360,13 +405,14 @@ def _around(polygon: NDArray[np.float32]) -> Box:
     return left, top, right, bottom
 
 
-def _overlap(one: Box, two: Box) -> float:
+def _overlap(one: Box, two: Box, *, of_second: bool = False) -> float:
+    """Shared area by that of both together, or by that of the second."""
     width = min(one[2], two[2]) - max(one[0], two[0])
     height = min(one[3], two[3]) - max(one[1], two[1])
     if width <= 0 or height <= 0:
         return 0.0
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, two)]
-    return width * height / (sum(areas) - width * height)
+    return width * height / (areas[1] if of_second else sum(areas) - width * height)
 
 
 def _signal(type_: str, zone: str | None, box: Box, since_s: float, number: int | None = None) -> Signal:
