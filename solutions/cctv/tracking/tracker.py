@@ -123,11 +123,13 @@ class Tracker:
         return self.tracks
 
     def _waited(self, time_s: float, regions: Sequence[Box] | None) -> Array:
-        """[N] seconds since the detector was last shown the place of each track; 0 where it is not shown it now."""
+        """[N] seconds since the detector was last shown the place of each track; 0 where it is not shown it now. Places
+        outside the picture cannot be shown, and count as shown: who has gone there is forgotten as others are."""
         waited = np.zeros(len(self._kept))
         for row, (kept, box) in enumerate(zip(self._kept, self._boxes(), strict=True)):
             x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-            if regions is None or any(one[0] <= x <= one[2] and one[1] <= y <= one[3] for one in regions):
+            gone = not (0 < x < self.size[0] and 0 < y < self.size[1])
+            if gone or regions is None or any(one[0] <= x <= one[2] and one[1] <= y <= one[3] for one in regions):
                 waited[row], kept.looked_s = time_s - kept.looked_s, time_s
         return waited
 

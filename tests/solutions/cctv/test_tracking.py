@@ -416,3 +416,14 @@ def _benchmark(folder: Path, *options: str) -> dict[str, dict[str, float]]:
     )
     assert done.returncode == 0, done.stderr
     return {row["tracker"]: row for row in json.loads(out.read_text())["together"]}
+
+
+def test_who_has_left_the_picture_is_forgotten_though_nobody_can_look_there() -> None:
+    tracker = Tracker(SIZE)
+    for frame in range(11):
+        tracker.update(detections([person(SIZE[0] - 200 + 20 * frame)]), frame / 10)
+    assert tracker.tracks
+    region = (0.0, 0.0, 400.0, 400.0)
+    for frame in range(11, 60):
+        tracker.update(detections(), frame / 10, motion(), [region])
+    assert tracker.tracks == ()
