@@ -21,7 +21,7 @@ from solutions.cctv.scene import MOVING, Scene, Signal, Step, Track, View
 
 _CLEAR = 0.08
 """Heights of the object that it must be beyond the line to have crossed."""
-_AGAIN_S = 0.7
+_AGAIN_S = 0.35
 """Two tracks that cross at one place within so long are one object (rider and bicycle, a track that was lost)."""
 _AGAIN_NEAR = 0.6
 """One place: within so many heights of it."""

@@ -29,6 +29,10 @@ PATIENCE_S = 1.5
 """Looked for in vain so long, a track ends."""
 _TENTATIVE_S = 0.6
 _SURE_AT_ONCE = 0.6
+_UNNAMED_S = 0.4
+"""Motion is seen in every frame: where it is gone for so long, what was known by it alone is gone, or named by now."""
+_YOUNG = 2
+"""Steps of a track whose speed is not known yet: what is quick is out of its own box by the next frame."""
 _LEAST = 0.3
 """Closeness (0 to 1) from which a detection may be a track."""
 _BUFFER = 0.4
@@ -200,7 +204,9 @@ class Tracker:
         known = len(free)
         inside = covered(moving, predicted) if len(predicted) else np.zeros((len(moving), 0))
         shared = (inside > 0.2).sum(axis=1) > 1  # several tracks in one blob: it says nothing of either
-        gain = overlap(predicted[:known], moving) * free[:, None] * ~shared[None]
+        young = np.array([len(kept.track.path) <= _YOUNG for kept in self._kept[:known]], dtype=bool)
+        wide = overlap(predicted[:known], moving, _BUFFER) if young.any() else 0.0
+        gain = np.where(young[:, None], wide, overlap(predicted[:known], moving)) * free[:, None] * ~shared[None]
         rows, columns = assign(gain, 0.3)
         for row, column in zip(rows, columns, strict=True):
             kept = self._kept[row]
@@ -312,6 +318,7 @@ class Tracker:
             kept.missed_s += seconds if unnamed else waited[row]
             self._place(int(row), self._kalman.mean[row, :, 0].tolist(), time_s, measured=False)
             patience = self.patience_s if kept.confirmed and not self._leaving(kept.track) else _TENTATIVE_S
+            patience = min(patience, _UNNAMED_S) if unnamed else patience
             stays[row] = kept.missed_s <= patience
         stays &= ~self._explained() & np.array([kept.missed_s <= self.patience_s for kept in self._kept], dtype=bool)
         for kept in self._kept:

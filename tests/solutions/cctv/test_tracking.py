@@ -427,3 +427,24 @@ def test_who_has_left_the_picture_is_forgotten_though_nobody_can_look_there() ->
     for frame in range(11, 60):
         tracker.update(detections(), frame / 10, motion(), [region])
     assert tracker.tracks == ()
+
+
+def test_what_is_quick_is_followed_by_its_motion_from_the_first_frames() -> None:
+    tracker, seen = Tracker(SIZE), set()
+    for frame in range(12):
+        top = 60.0 * frame
+        tracks = tracker.update(None, frame / 12, motion((300.0, top, 400.0, top + 70)))
+        seen |= {track.id for track in tracks}
+    assert len(seen) == 1
+    (track,) = tracks
+    assert [step.box[1] for step in track.path][:2] == pytest.approx([0.0, 60.0], abs=25)
+
+
+def test_what_was_known_by_its_motion_alone_ends_with_it() -> None:
+    tracker = Tracker(SIZE)
+    for frame in range(20):
+        tracker.update(None, frame / 10, motion((300.0 + 5 * frame, 100.0, 400.0 + 5 * frame, 200.0)))
+    assert tracker.tracks
+    for frame in range(20, 26):
+        tracker.update(None, frame / 10, motion())
+    assert not tracker.tracks
