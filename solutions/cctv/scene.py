@@ -35,7 +35,9 @@ class Step:
     time_s: float
     box: Box
     measured: bool
-    """False: predicted, since nothing was detected there."""
+    """By the detector or by motion. False: predicted, since nothing was there."""
+    detected: bool = False
+    """By the detector."""
 
 
 @dataclass(slots=True)

@@ -239,10 +239,10 @@ class FallRunner:
 
     @staticmethod
     def _measure(person: Person, track: Track, scene: Scene) -> None:
-        """The detector's box, where it is a measured one."""
+        """The detector's box. What motion shows of a person is the silhouette's affair."""
         person.seen_s, person.box = max(person.seen_s, track.seen_s), track.box
         last = track.path[-1] if track.path else None
-        if last is None or not last.measured or last.time_s < scene.time_s - 1e-6:
+        if last is None or not last.detected or last.time_s < scene.time_s - 1e-6:
             return
         person.by_box.add(_outline(scene.time_s, last.box, scene.size))
         if track.box[3] - track.box[1] > 1.3 * (track.box[2] - track.box[0]):

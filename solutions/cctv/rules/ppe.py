@@ -71,7 +71,7 @@ class PpeRunner:
 
     def _look(self, votes: _Votes, track: Track, scene: Scene) -> None:
         last = track.path[-1] if track.path else None
-        if (last is not None and not last.measured) or not _clear(track, scene):
+        if (last is not None and not last.detected) or not _clear(track, scene):
             return
         now = scene.time_s
         look = by_colour(scene.frame.image, track) if self._detector is None else self._by_package(scene, track)

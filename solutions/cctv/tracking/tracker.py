@@ -241,7 +241,7 @@ class Tracker:
         self._kalman.add(_centred(box[None]))
         kept = _Kept(track)
         self._kept.append(kept)
-        track.path.append(Step(time_s, track.box, measured=True))
+        track.path.append(Step(time_s, track.box, measured=True, detected=label != MOVING))
         if label != MOVING:
             kept.detections = 1
             kept.confirmed = score >= _SURE_AT_ONCE
@@ -261,7 +261,7 @@ class Tracker:
         vague = np.where([name in ("", MOVING) for name in names], 1.0, 1 - np.clip(scores, 0, 1))
         self._kalman.correct(rows, _centred(boxes), 1 + _DOUBT * vague[:, None])
         for row, state in zip(rows.tolist(), self._kalman.mean[rows, :, 0].tolist(), strict=True):
-            self._place(row, state, time_s, measured=True)
+            self._place(row, state, time_s, measured=True, detected=True)
             self._kept[row].missed_s = 0.0
 
     def _trust(self, row: int, box: Array, time_s: float) -> None:
@@ -289,7 +289,9 @@ class Tracker:
         if track.label != MOVING or kin >= _NAMED_FROM:
             track.label = likeliest
 
-    def _place(self, row: int, state: Sequence[float], time_s: float, *, measured: bool) -> None:
+    def _place(
+        self, row: int, state: Sequence[float], time_s: float, *, measured: bool, detected: bool = False
+    ) -> None:
         """A track is at centre x, y, width, height."""
         kept = self._kept[row]
         track = kept.track
@@ -297,7 +299,7 @@ class Tracker:
         track.box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         if measured:
             track.seen_s = time_s
-        track.path.append(Step(time_s, track.box, measured=measured))
+        track.path.append(Step(time_s, track.box, measured=measured, detected=detected))
         while track.path[0].time_s < time_s - PATH_S:
             track.path.popleft()
         if math.hypot(x - kept.anchor[0], y - kept.anchor[1]) > _STILL * max(height, 1.0):

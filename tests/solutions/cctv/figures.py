@@ -43,7 +43,7 @@ def scenes(story: Story, seconds: float, fps: float, seed: int = 0, lost: float 
         measured = not (width > 0.8 * height and rng.random() < lost)
         if measured:
             track.box, track.seen_s = box, now
-        track.path.append(Step(now, track.box, measured))
+        track.path.append(Step(now, track.box, measured, detected=measured))
         gone = now - track.seen_s > 0.5
         motion = Motion(mask, 2.0, (), float((mask > 0).mean()), True)
         seen = Track(1, "person", track.box, 0.8, 0.0, track.seen_s, track.path.copy())

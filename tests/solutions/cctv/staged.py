@@ -110,7 +110,7 @@ class Stage:
             moved = abs(shown[0] - track.box[0]) + abs(shown[1] - track.box[1]) > 0.5
             track.still_since_s = None if moved else track.still_since_s or now
             track.box, track.seen_s = shown, now
-            track.path.append(Step(now, shown, measured=True))
+            track.path.append(Step(now, shown, measured=True, detected=True))
             yield track
 
 
