@@ -21,6 +21,8 @@ from solutions.cctv.scene import Box, Motion
 
 _LEARN_S = 1.0
 """At the start, and after the light has jumped."""
+_FIRST = 10
+"""Pictures in that time, at most."""
 _FAST_S, _SLOW_S, _MELT_S = 0.4, 12.0, 90.0
 """Time constants: while learning, of what is background, of what is foreground."""
 _LEAST = 14.0
@@ -42,6 +44,8 @@ class MotionGate:
     def __init__(self) -> None:
         self._mean: Colours = np.zeros((0, 0, 3), dtype=np.float32)
         self._noise: Plane = np.zeros((0, 0), dtype=np.float32)
+        self._first: list[Colours] = []
+        """Pictures of the first second."""
         self._began_s = self._last_s = self._checked_s = 0.0
         self._open = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
         self._close = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
@@ -61,7 +65,7 @@ class MotionGate:
         if share > _JUMP and frame.time_s - self._began_s > _LEARN_S:
             return self._restart(picture, small, scale, frame.time_s)
         mask = self._cleaned(_without_shadows(moving, even, self._mean))
-        learning = frame.time_s - self._began_s < _LEARN_S
+        learning = self._learns(small, frame.time_s)
         if frame.time_s - self._checked_s >= _CHECK_S:
             self._checked_s = frame.time_s
             mask = self._without_ghosts(mask, small)
@@ -73,8 +77,22 @@ class MotionGate:
 
     def _restart(self, picture: Bgr, small: Colours, scale: float, time_s: float) -> Motion:
         self._mean, self._noise = small.copy(), np.full(small.shape[:2], 4.0, dtype=np.float32)
+        self._first = [small]
         self._began_s = self._last_s = time_s
         return Motion(np.zeros(small.shape[:2], dtype=np.uint8), scale, (), 0.0, settled=False, small=picture)
+
+    def _learns(self, small: Colours, time_s: float) -> bool:
+        """Whether it is still the first second. At its end the background is the median of what was seen: who walked
+        through leaves no trace in it."""
+        if not self._first:
+            return False
+        if time_s - self._began_s >= len(self._first) * _LEARN_S / _FIRST:
+            self._first.append(small)
+        if time_s - self._began_s < _LEARN_S:
+            return True
+        self._mean = np.median(self._first, axis=0).astype(np.float32)
+        self._first = []
+        return False
 
     def _learn(self, small: Colours, mask: Mask, differs: Plane, step: float, *, learning: bool) -> None:
         quick = 1 - float(np.exp(-step / (_FAST_S if learning else _SLOW_S)))

@@ -176,6 +176,8 @@ def confidence(posture: Posture) -> float:
         needed, quick = 0.5, 0.75
     elif posture.drop >= 0.5 and posture.aspect >= 0.7 and posture.rise <= 0.2:
         needed, quick = 0.8, 1.1
+    elif posture.drop >= 0.42 and posture.aspect >= 0.8 and posture.rise <= 0.2:
+        needed, quick = 1.0, 1.4  # quicker than anybody crouches
     else:
         return 0.0
     if took < needed or posture.speed < quick:
