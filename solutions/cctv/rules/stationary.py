@@ -35,8 +35,8 @@ _SAME_EDGES = 0.6
 _LIGHT = 0.35
 """Of the picture: where so much differs it is the light."""
 _MOST_AREA = 0.08
-_SAME_PLACE = 0.5
-_HELD_S = 1.0
+_SAME_PLACE, _PART = 0.5, 0.7
+_HELD_S = 2.0
 _HANDED_S = 1.5
 """Nobody near for so long: whoever comes now is a passer-by."""
 
@@ -155,18 +155,21 @@ class _Told:
 
     def find(self, box: Box) -> Change | None:
         """The change that was signalled here."""
-        return next((each[0] for each in self._known if _overlap(each[0].box, box) > _SAME_PLACE), None)
+        known = self._at(box)
+        return None if known is None else known[0]
 
     def now(self, changes: list[Change], scene: Scene) -> list[tuple[Change, int]]:
         """What is signalled now: each change with its number."""
         found = []
         for change in changes:
-            known = next((each for each in self._known if _overlap(each[0].box, change.box) > _SAME_PLACE), None)
+            if any(_overlap(each[0].box, change.box, of_second=True) > _PART for each in found):
+                continue  # another part of it
+            known = self._at(change.box)
             if known is None:
                 number, self._next = self._next, self._next + 1
             else:
                 self._known.remove(known)
-                change, number = replace(change, since_s=known[0].since_s), known[1]
+                change, number = known[0], known[1]
             found.append((change, number, scene.time_s + _HELD_S))
         for change, number, until_s in self._known:
             hidden = any(_overlap(track.box, change.box, of_second=True) > 0.2 for track in scene.tracks)
@@ -174,6 +177,14 @@ class _Told:
                 found.append((change, number, scene.time_s + _HELD_S if hidden else until_s))
         self._known = found
         return [(change, number) for change, number, _ in found]
+
+    def _at(self, box: Box) -> tuple[Change, int, float] | None:
+        """The known one in the same place, or of which this is a part (of the rest somebody hides the sight)."""
+        for known in self._known:
+            part = _overlap(known[0].box, box, of_second=True)
+            if part > _PART or _overlap(known[0].box, box) > _SAME_PLACE:
+                return known
+        return None
 
 
 class _Minders:
