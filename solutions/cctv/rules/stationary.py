@@ -160,7 +160,7 @@ class _Told:
 
     def now(self, changes: list[Change], scene: Scene) -> list[tuple[Change, int]]:
         """What is signalled now: each change with its number."""
-        found = []
+        found: list[tuple[Change, int, float]] = []
         for change in changes:
             if any(_overlap(each[0].box, change.box, of_second=True) > _PART for each in found):
                 continue  # another part of it

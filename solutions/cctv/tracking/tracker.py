@@ -59,13 +59,15 @@ _STILL_AFTER_S, _STILL = 1.5, 0.12
 class _Kept:
     """A track and what only its tracker knows."""
 
-    __slots__ = ("anchor", "anchor_s", "confirmed", "detections", "looked_s", "missed_s", "track")
+    __slots__ = ("anchor", "anchor_s", "confirmed", "detections", "looked_s", "measured", "missed_s", "track")
 
     def __init__(self, track: Track) -> None:
         self.track = track
         self.detections = 0
         self.confirmed = False
         self.missed_s = 0.0
+        self.measured = track.box
+        """Where it was last seen, by the detector or by its motion."""
         self.looked_s = track.first_s
         """When the detector was last shown the place where it should be."""
         self.anchor, self.anchor_s = track.centre, track.first_s
@@ -206,7 +208,11 @@ class Tracker:
         shared = (inside > 0.2).sum(axis=1) > 1  # several tracks in one blob: it says nothing of either
         young = np.array([len(kept.track.path) <= _YOUNG for kept in self._kept[:known]], dtype=bool)
         wide = overlap(predicted[:known], moving, _BUFFER) if young.any() else 0.0
-        gain = np.where(young[:, None], wide, overlap(predicted[:known], moving)) * free[:, None] * ~shared[None]
+        measured = np.array([kept.measured for kept in self._kept[:known]], dtype=np.float64).reshape(-1, 4)
+        exact = np.maximum(
+            overlap(predicted[:known], moving), overlap(measured, moving)
+        )  # it may have stopped, or turned
+        gain = np.where(young[:, None], wide, exact) * free[:, None] * ~shared[None]
         rows, columns = assign(gain, 0.3)
         for row, column in zip(rows, columns, strict=True):
             kept = self._kept[row]
@@ -298,7 +304,7 @@ class Tracker:
         x, y, width, height = state
         track.box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         if measured:
-            track.seen_s = time_s
+            track.seen_s, kept.measured = time_s, track.box
         track.path.append(Step(time_s, track.box, measured=measured, detected=detected))
         while track.path[0].time_s < time_s - PATH_S:
             track.path.popleft()
