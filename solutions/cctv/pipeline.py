@@ -41,6 +41,12 @@ class Look:
     regions: tuple[Box, ...] | None = None
     """Parts of the picture; None: nothing."""
 
+    @property
+    def whole(self) -> Look:
+        """The same, with the picture as one region."""
+        height, width = self.frame.image.shape[:2]
+        return replace(self, regions=((0.0, 0.0, float(width), float(height)),))
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
