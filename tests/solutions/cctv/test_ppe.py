@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from edge.io.frames import Bgr, Frame
+from shared.detectors.builtin import person_detector
+from shared.errors import BadInput
 from solutions.cctv import config
-from solutions.cctv.rules.ppe import PpeRunner, meaning_of
+from solutions.cctv.rules.ppe import PpeRunner
+from solutions.cctv.rules.wearing import meanings_of
 from solutions.cctv.scene import Scene, Signal, Track, View
 from tests.solutions.cctv.figures import CLIPS
 
 BOX = (88.0, 50.0, 154.0, 214.0)
 """Where the worker stands in the clip's last two seconds."""
+COLOURS = config.PpeMissing(type="ppe_missing")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +41,14 @@ def greyed(image: Bgr, top: float, bottom: float) -> Bgr:
     return image
 
 
-def signals(pictures: list[Bgr], box: tuple[float, float, float, float] = BOX, fps: float = 10) -> list[Signal]:
+def signals(
+    pictures: list[Bgr],
+    box: tuple[float, float, float, float] = BOX,
+    fps: float = 10,
+    rule: config.PpeMissing = COLOURS,
+) -> list[Signal]:
     size = (pictures[0].shape[1], pictures[0].shape[0])
-    runner = PpeRunner(config.PpeMissing(type="ppe_missing"), View.of(config.Camera(source="x"), size))
+    runner = PpeRunner(rule, View.of(config.Camera(source="x"), size))
     found = []
     for index, image in enumerate(pictures):
         now = index / fps
@@ -77,15 +88,62 @@ def test_of_small_and_cut_persons_nothing_is_said(pictures: list[Bgr]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "meaning"),
+    ("label", "meanings"),
     [
-        ("helmet", ("helmet", True)),
-        ("NO-Hardhat", ("helmet", False)),
-        ("head", ("helmet", False)),
-        ("no_vest", ("vest", False)),
-        ("Safety Vest", ("vest", True)),
-        ("person", None),
+        ("helmet", {"helmet": True}),
+        ("NO-Hardhat", {"helmet": False}),
+        ("Hard hat", {"helmet": True}),
+        ("head", {"helmet": False}),
+        ("no_vest", {"vest": False}),
+        ("without vest", {"vest": False}),
+        ("Safety Vest", {"vest": True}),
+        ("vest missing", {"vest": False}),
+        ("helmet_no_vest", {"helmet": True, "vest": False}),
+        ("no helmet no vest", {"helmet": False, "vest": False}),
+        ("helmet vest", {"helmet": True, "vest": True}),
+        ("person", {}),
+        ("", {}),
     ],
 )
-def test_labels_of_detectors(label: str, meaning: tuple[str, bool] | None) -> None:
-    assert meaning_of(label) == meaning
+def test_labels_are_understood(label: str, meanings: dict[str, bool]) -> None:
+    assert meanings_of(label) == meanings
+
+
+def person_of(image: Bgr) -> Bgr:
+    side = int(0.1 * (BOX[3] - BOX[1]))
+    return image[int(BOX[1]) - side : int(BOX[3]) + side, int(BOX[0]) - side : int(BOX[2]) + side]
+
+
+@pytest.mark.slow
+def test_a_trained_classifier_of_persons_decides(pictures: list[Bgr], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from shared.training.config import TrainConfig, parse
+    from shared.training.packaging import train_package
+
+    data = tmp_path / "data"
+    looks = {"helmet": pictures, "no_helmet": [greyed(image, 0, 0.18) for image in pictures]}
+    for part, step in (("train", slice(0, None, 2)), ("val", slice(1, None, 2))):
+        for label, images in looks.items():
+            folder = data / part / label
+            folder.mkdir(parents=True)
+            for number, image in enumerate(images[step]):
+                cv2.imwrite(str(folder / f"{number}.png"), person_of(image))
+    raw = {
+        "task": "image-classification",
+        "data": {"path": str(data)},
+        "model": {"backbone": "efficientnet-lite0", "image_size": 96, "freeze": 4},
+        "fit": {"epochs": 3, "workers": 0, "batch_norm": "frozen", "batch_size": 8},
+    }
+    package = train_package(parse(TrainConfig, raw, "test"), tmp_path / "package").path
+    rule = config.PpeMissing(type="ppe_missing", package=str(package), required=("helmet",))
+    assert signals(pictures, rule=rule) == []
+    found = signals([greyed(image, 0, 0.18) for image in pictures] * 2, rule=rule)
+    assert found
+    assert found[0].why["missing"] == ["helmet"]
+    assert found[0].why["method"] == str(package)
+
+
+def test_a_package_that_knows_no_helmets_is_refused() -> None:
+    rule = config.PpeMissing(type="ppe_missing", package=str(person_detector().path))
+    with pytest.raises(BadInput, match="neither helmets nor vests"):
+        PpeRunner(rule, View.of(config.Camera(source="x"), (480, 270)))

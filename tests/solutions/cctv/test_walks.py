@@ -218,3 +218,51 @@ def test_cooldown_and_hold() -> None:
     assert len(events([rule], [("person", walk)], 40, 10)) == 4
     assert len(events([rule | {"cooldown_s": 12}], [("person", walk)], 40, 10)) == 2
     assert len(events([rule | {"hold_s": 20}], [("person", walk)], 40, 10)) == 1
+
+
+def passing(names: list[str], score: float = 0.5) -> list[Event]:
+    """What a line says of something that moves over it while a detector calls it these names, one after the other."""
+    camera = Camera.model_validate(CAMERA | {"rules": [CROSSING]})
+    view, tracker, machine = View.of(camera, SIZE), Tracker(SIZE), EventMachine("yard", "clip")
+    runner, told = runner_for(camera.rules[0], view), {}
+    for number in range(40):
+        time_s = number / 10
+        place = np.array([box((100 + 120 * time_s, 300), 90, 160)], dtype=np.float32)
+        motion = Motion(np.zeros((1, 1), np.uint8), 1.0, (tuple(place[0].tolist()),), 0.1, settled=True)
+        found = sv.Detections(
+            xyxy=place,
+            confidence=np.array([score]),
+            class_id=np.array([0]),
+            data={"class_name": np.array([names[number % len(names)]])},
+        )
+        looked = number % 2 == 0
+        frame = Frame("yard", number, time_s, IMAGE)
+        scene = Scene(frame, SIZE, tracker.update(found if looked else None, time_s, motion), motion)
+        signals = [(camera.rules[0], signal) for signal in runner.update(scene)]
+        told |= {message.event.id: message.event for message in machine.update(signals, frame)}
+    return list(told.values())
+
+
+def test_a_car_that_is_never_called_one_crosses_all_the_same() -> None:
+    (event,) = passing(["cell phone", "cell phone", "kite", "kite"])
+    assert event.start_s == pytest.approx((0.5 * SIZE[0] - 100) / 120, abs=0.15)
+    assert event.why["label"] == "unknown"
+
+
+def test_names_of_one_kind_add_up() -> None:
+    (event,) = passing(["train", "train", "cell phone", "cell phone", "bus", "bus"], score=0.17)
+    assert event.why["label"] in ("train", "bus")
+
+
+@pytest.mark.parametrize("name", ["dog", "bird"])
+def test_animals_do_not_cross(name: str) -> None:
+    assert not passing([name])
+
+
+def test_a_shadow_that_no_detector_sees_does_not_cross() -> None:
+    assert not passing(["kite"], score=0.05)
+
+
+def test_cars_close_behind_one_another_are_two() -> None:
+    walks = [("car", across(100, 200, y=300)), ("car", across(100, 200, y=300, since_s=0.8))]
+    assert len(events([CROSSING], walks, 4, 10)) == 2
