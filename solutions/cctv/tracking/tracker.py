@@ -52,6 +52,8 @@ _APART = 0.1
 """Heights by which a first detection may differ from what motion showed."""
 _MOTION_KEEPS = 0.3
 """How fast the patience with a named track runs out that moves while the detector does not see it."""
+_WELL_KNOWN, _REST_KEEPS = 5, 0.3
+"""The same of one that was detected so often and rests: had it gone, something would have moved there."""
 _STILL_AFTER_S, _STILL = 1.5, 0.12
 """At rest: the centre within this share of the height of where it was so long ago."""
 
@@ -323,7 +325,8 @@ class Tracker:
         for row in np.flatnonzero(free):
             kept = self._kept[row]
             unnamed = kept.track.label == MOVING
-            kept.missed_s += seconds if unnamed else waited[row]
+            resting = kept.track.still_since_s is not None and kept.detections >= _WELL_KNOWN
+            kept.missed_s += seconds if unnamed else waited[row] * (_REST_KEEPS if resting else 1.0)
             self._place(int(row), self._kalman.mean[row, :, 0].tolist(), time_s, measured=False)
             patience = self.patience_s if kept.confirmed and not self._leaving(kept.track) else _TENTATIVE_S
             patience = min(patience, _UNNAMED_S) if unnamed else patience

@@ -448,3 +448,16 @@ def test_what_was_known_by_its_motion_alone_ends_with_it() -> None:
     for frame in range(20, 26):
         tracker.update(None, frame / 10, motion())
     assert not tracker.tracks
+
+
+def test_who_stands_still_keeps_the_number_though_few_looks_see_anything() -> None:
+    tracker, numbers = Tracker(SIZE), set()
+    for frame in range(400):
+        looked = frame < 40 or frame % 10 == 0
+        sees = frame < 40 or frame % 40 == 0
+        found = detections([person(300)] if sees else []) if looked else None
+        numbers.add(tuple(track.id for track in tracker.update(found, frame / 10, motion())))
+    assert numbers - {()} == {(1,)}
+    for frame in range(400, 500):
+        tracker.update(detections() if frame % 10 == 0 else None, frame / 10, motion())
+    assert not tracker.tracks
