@@ -53,7 +53,7 @@ _APART = 0.1
 _MOTION_KEEPS = 0.3
 """How fast the patience with a named track runs out that moves while the detector does not see it."""
 _WELL_KNOWN, _REST_KEEPS = 5, 0.3
-"""The same of one that was detected so often and rests: had it gone, something would have moved there."""
+"""The same of one that was detected so often and rests where motion is watched: had it gone, something had moved."""
 _STILL_AFTER_S, _STILL = 1.5, 0.12
 """At rest: the centre within this share of the height of where it was so long ago."""
 
@@ -73,6 +73,11 @@ class _Kept:
         self.looked_s = track.first_s
         """When the detector was last shown the place where it should be."""
         self.anchor, self.anchor_s = track.centre, track.first_s
+
+    @property
+    def rests(self) -> bool:
+        """Known well, and where it was."""
+        return self.track.still_since_s is not None and self.detections >= _WELL_KNOWN
 
 
 class Tracker:
@@ -127,6 +132,8 @@ class Tracker:
             self._detected(detections, time_s, free)
         if len(moving):
             self._moved(moving, time_s, waited, free)
+        if motion is not None and motion.settled:
+            waited *= [_REST_KEEPS if kept.rests else 1.0 for kept in self._kept[: len(waited)]]
         self._age(free, seconds, waited, time_s)
         return self.tracks
 
@@ -325,8 +332,7 @@ class Tracker:
         for row in np.flatnonzero(free):
             kept = self._kept[row]
             unnamed = kept.track.label == MOVING
-            resting = kept.track.still_since_s is not None and kept.detections >= _WELL_KNOWN
-            kept.missed_s += seconds if unnamed else waited[row] * (_REST_KEEPS if resting else 1.0)
+            kept.missed_s += seconds if unnamed else waited[row]
             self._place(int(row), self._kalman.mean[row, :, 0].tolist(), time_s, measured=False)
             patience = self.patience_s if kept.confirmed and not self._leaving(kept.track) else _TENTATIVE_S
             patience = min(patience, _UNNAMED_S) if unnamed else patience
