@@ -248,7 +248,6 @@ def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
     return out
 
 
-@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     """kill -9 in the middle of the second trial: its training goes on from its checkpoint, and the rest is the same,
     also what the pruner makes of it."""
@@ -271,7 +270,6 @@ def test_a_killed_search_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> N
     assert epochs[0] == epochs[1]
 
 
-@pytest.mark.slow
 def test_the_same_command_twice_shares_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, output = write(tmp_path, config(count=120, epochs=2, trials=10)), tmp_path / "both"
     (tmp_path / "meeting").mkdir()
